@@ -1,0 +1,121 @@
+"""The public contract of a component: what a receiver, processor, exporter or extension is made of.
+
+A component is one frozen record, `Component`, found by entry points (groups
+`retina_otel.receivers`, `.processors`, `.exporters`, `.extensions`); the built-in ones come the same
+way. The agent validates its settings with `Settings`, then calls `create(settings, context)` once for
+each instance that a pipeline names, and drives the instance by the protocols below.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from retina_otel.model.batches import EventBatch, MetricBatch, Window
+from retina_otel.model.interfaces import InterfaceRegistry
+from retina_otel.model.signals import Attribute, Event, Metric
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.ledger import Ledger
+from retina_otel.pipeline.points import EventsReader, MetricsReader
+
+
+class ComponentKind(Enum):
+    RECEIVER = "receiver"
+    PROCESSOR = "processor"
+    EXPORTER = "exporter"
+    EXTENSION = "extension"
+
+
+class Clock(Protocol):
+    """Time, passed in so that tests own it."""
+
+    def wall_ns(self) -> int:
+        """ns since 1970; may step."""
+
+    def monotonic_ns(self) -> int:
+        """ns of CLOCK_MONOTONIC, the kernel's own stamps; never steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a component may use. Components meet here and in batches, never by import."""
+
+    id: str
+    """`type` or `type/name`, as the configuration writes it."""
+    clock: Clock
+    logger: logging.Logger
+    ledger: Ledger
+    identity: EndpointTable
+    interfaces: InterfaceRegistry
+    resource: dict[str, str | int | bool] = field(default_factory=dict)
+    """Attributes of the agent and its node, on everything it sends."""
+    degraded: Callable[[str], None] = lambda reason: None
+    """Say that this component goes on with less, and why. An empty reason ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a receiver gathered for one window."""
+
+    metrics: Sequence[MetricBatch] = ()
+    events: Sequence[EventBatch] = ()
+
+
+class Receiver(Protocol):
+    def start(self) -> None:
+        """Opens and attaches. Raises RetinaError if it can't work at all: the agent goes on without."""
+
+    def collect(self, window: Window, deadline_ns: int) -> Collected:
+        """Everything since the last call, as deltas over `window`. Monotonic deadline."""
+
+    def fds(self) -> Sequence[int]:
+        """File descriptors that wake the tick thread; when one is readable `ready(fd)` is called."""
+
+    def ready(self, fd: int) -> None: ...
+
+    def stop(self) -> None:
+        """Detaches and closes. Called once, also after a failed start."""
+
+
+class Processor(Protocol):
+    def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
+        """The batch to pass on; None drops it (the processor counts what it drops in its ledger)."""
+
+    def process_events(self, batch: EventBatch) -> EventBatch | None: ...
+
+
+class Exporter(Protocol):
+    """Owns its thread and its interval; takes from its readers when it is ready to send."""
+
+    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        """One reader for each pipeline it stands in."""
+
+    def stop(self, deadline_ns: int) -> None:
+        """Sends what is left, as far as the monotonic deadline allows, and closes."""
+
+
+class Extension(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A type of component."""
+
+    type: str
+    kind: ComponentKind
+    stability: str  # "development" | "alpha" | "beta" | "stable"
+    Settings: type[BaseModel]
+    create: Callable[[Any, Context], Any]
+    signals: frozenset[str] = frozenset({"metrics"})
+    """Which pipelines it may stand in: "metrics", "logs"."""
+    declares: tuple[Metric | Event | Attribute, ...] = ()
+    requires: tuple[str, ...] = ()
+    """Capabilities it needs, with CAP_: shown by `retina-otel components`."""

@@ -1,0 +1,1 @@
+"""Names and meaning: signals, attribute sets, batches. No I/O, no clock, no kernel."""

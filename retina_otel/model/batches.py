@@ -1,0 +1,112 @@
+"""What travels from receivers through processors: columnar deltas over a window.
+
+A batch is a table of n rows. All its columns have length n; a Python object per row is a defect.
+Batches are values: nobody changes an array of a batch after handing it on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.model.signals import Event, Metric
+
+AttributeValue = str | int | bool | float
+
+UNKNOWN_ROW = 0
+"""The row of the EndpointTable for an endpoint of which nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The half-open span [start_ns, end_ns) of wall time, in ns since 1970, that a batch covers."""
+
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RawEnds:
+    """One end of each row as the kernel saw it, before identity is known.
+
+    An address is two host-order 64-bit halves of its IPv6 form; IPv4 is mapped (::ffff:a.b.c.d),
+    so hi = 0 and lo = 0xffff << 32 | address.
+    """
+
+    hi: npt.NDArray[np.uint64]
+    lo: npt.NDArray[np.uint64]
+    port: npt.NDArray[np.uint16]
+    """Host order; 0 where the protocol has none."""
+    ifindex: npt.NDArray[np.uint32]
+    """The node's interface behind which this end lives, 0 if it is not local. This, not the address,
+    tells who a local end is."""
+    netns: npt.NDArray[np.uint32] | None = None
+    """Inode of the network namespace in which the end was seen, 0 or None if not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A dictionary-encoded attribute: row i has `values[codes[i]]`; a code of -1 means absent."""
+
+    codes: npt.NDArray[np.int32]
+    values: Sequence[AttributeValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Values of a histogram metric: n rows of len(boundaries) + 1 bucket counts, and their sums."""
+
+    counts: npt.NDArray[np.int64]  # (n, buckets)
+    sums: npt.NDArray[np.float64]  # (n,)
+
+
+Values = npt.NDArray[np.int64] | npt.NDArray[np.float64] | Histogram
+
+
+@dataclass(frozen=True, slots=True)
+class MetricBatch:
+    """n rows that share ends and own attributes, with a column of values for each metric.
+
+    COUNTER and HISTOGRAM columns are deltas over `window`; GAUGE and UPDOWN are values at its end.
+    All metrics of one batch have the same `ends` and the same own attributes.
+    """
+
+    window: Window
+    values: Mapping[Metric, Values]
+    own: Mapping[str, Column] = field(default_factory=dict)
+    source: RawEnds | None = None
+    """The source, or the only end of a metric with Ends.ONE."""
+    destination: RawEnds | None = None
+    source_rows: npt.NDArray[np.int32] | None = None
+    """Rows of the EndpointTable, set by an identity processor; None counts as UNKNOWN_ROW."""
+    destination_rows: npt.NDArray[np.int32] | None = None
+
+    def __len__(self) -> int:
+        column = next(iter(self.values.values()))
+        return len(column.sums) if isinstance(column, Histogram) else len(column)
+
+
+@dataclass(frozen=True, slots=True)
+class EventBatch:
+    """n events of one kind. `counts[i]` is how many raw occurrences event i stands for."""
+
+    event: Event
+    window: Window
+    time_ns: npt.NDArray[np.int64]
+    own: Mapping[str, Column | npt.NDArray[np.int64]] = field(default_factory=dict)
+    """Own attributes: dictionary-encoded, or plain int64 columns (counts, bytes)."""
+    source: RawEnds | None = None
+    destination: RawEnds | None = None
+    source_rows: npt.NDArray[np.int32] | None = None
+    destination_rows: npt.NDArray[np.int32] | None = None
+    body: str = ""
+    """Display text: a str.format template over the event's attribute names with dots as underscores."""
+
+    def __len__(self) -> int:
+        return len(self.time_ns)
+
+
+Batch = MetricBatch | EventBatch

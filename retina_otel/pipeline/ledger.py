@@ -1,0 +1,99 @@
+"""Double-entry book-keeping of what was seen: it must equal what came out, what was left out, what was lost.
+
+    seen = drained + filtered + sampled + sum(not_ours) + sum(lost)
+
+All accounts are cumulative raw counts since start (packets for `flows`, events for others). `drained`
+is summed from the rows that were read, never computed by subtraction: that is what makes the
+equation a proof. Written by the tick thread, read by anyone (`report()` is a copy).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerReport:
+    """A ledger at one moment. `unit` is what is counted: packets, events, points."""
+
+    name: str
+    unit: str
+    seen: int
+    drained: int
+    filtered: int
+    sampled: int
+    not_ours: Mapping[str, int]
+    lost: Mapping[str, int]
+    beside: Mapping[str, int]
+    """Known, but outside the equation: before_attach, recursion misses."""
+    coverage: Mapping[str, float] = field(default_factory=dict)
+    """Counted bytes over the interface's own, by interface (only where it could be judged)."""
+
+    @property
+    def difference(self) -> int:
+        """Zero when the books close."""
+        return self.seen - (
+            self.drained
+            + self.filtered
+            + self.sampled
+            + sum(self.not_ours.values())
+            + sum(self.lost.values())
+        )
+
+
+class Ledger:
+    """The accounts of one receiver, pipeline or exporter."""
+
+    def __init__(self, name: str, unit: str) -> None:
+        self.name = name
+        self.unit = unit
+        self._lock = threading.Lock()
+        self._accounts: Counter[str] = Counter()
+        self._not_ours: Counter[str] = Counter()
+        self._lost: Counter[str] = Counter()
+        self._beside: dict[str, int] = {}
+        self._coverage: dict[str, float] = {}
+
+    def add(
+        self,
+        *,
+        seen: int = 0,
+        drained: int = 0,
+        filtered: int = 0,
+        sampled: int = 0,
+        not_ours: Mapping[str, int] | None = None,
+        lost: Mapping[str, int] | None = None,
+    ) -> None:
+        """Adds deltas, all at once, so that a report never sees half of a tick."""
+        with self._lock:
+            self._accounts.update(seen=seen, drained=drained, filtered=filtered, sampled=sampled)
+            if not_ours:
+                self._not_ours.update(not_ours)
+            if lost:
+                self._lost.update(lost)
+
+    def set_beside(self, name: str, value: int) -> None:
+        with self._lock:
+            self._beside[name] = value
+
+    def set_coverage(self, coverage: Mapping[str, float]) -> None:
+        with self._lock:
+            self._coverage = dict(coverage)
+
+    def report(self) -> LedgerReport:
+        with self._lock:
+            return LedgerReport(
+                name=self.name,
+                unit=self.unit,
+                seen=self._accounts["seen"],
+                drained=self._accounts["drained"],
+                filtered=self._accounts["filtered"],
+                sampled=self._accounts["sampled"],
+                not_ours=dict(self._not_ours),
+                lost=dict(self._lost),
+                beside=dict(self._beside),
+                coverage=dict(self._coverage),
+            )
