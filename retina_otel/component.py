@@ -9,19 +9,68 @@ each instance that a pipeline names, and drives the instance by the protocols be
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.model.signals import Attribute, Event, Metric
 from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.ledger import Ledger
+from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.points import EventsReader, MetricsReader
+
+
+_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
+
+
+def parse_duration(value: object) -> float:
+    """Seconds from `15s`, `500ms`, `1h30m`, or a bare number of seconds. Raises ValueError."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    elif isinstance(value, str) and value.strip():
+        text = value.strip()
+        parts = _DURATION.findall(text)
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+        elif re.fullmatch(r"\d+(\.\d+)?", text):
+            seconds = float(text)
+        else:
+            raise ValueError("expected a duration such as 500ms, 15s, 10m or 1h30m")
+    else:
+        raise ValueError("expected a duration such as 500ms, 15s, 10m or 1h30m")
+    if seconds < 0:
+        raise ValueError("a duration can't be negative")
+    return seconds
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0},
+                {"type": "string", "pattern": r"^(\d+(\.\d+)?(ns|us|ms|s|m|h|d))+$|^\$\{.*\}$"},
+            ],
+            "title": "duration",
+        }
+    ),
+]
+"""Type of a setting that is a span of time: seconds as float, written `15s`, `500ms`, `1h30m`."""
+
+
+class Settings(BaseModel):
+    """Base for the settings of a component. Unknown keys are refused, defaults are checked."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
 
 
 class ComponentKind(Enum):
@@ -41,6 +90,45 @@ class Clock(Protocol):
         """ns of CLOCK_MONOTONIC, the kernel's own stamps; never steps."""
 
 
+class State(Enum):
+    """What a component is doing."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    """It works with less than it should; the reason says what is missing."""
+    FAILED = "failed"
+    """It does not work; it is tried again where that makes sense."""
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentStatus:
+    """One component at a moment."""
+
+    id: str
+    kind: ComponentKind
+    state: State
+    reason: str = ""
+    """Why it is degraded or failed, with the remedy; empty otherwise."""
+    failures: int = 0
+    """How often it raised or missed its deadline since the agent started."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStatus:
+    """The agent at a moment, as `health_check` tells it."""
+
+    ready: bool
+    """Receivers are running, and the tick thread passed lately."""
+    reason: str = ""
+    """Why it is not ready."""
+    uptime_s: float = 0.0
+    components: tuple[ComponentStatus, ...] = ()
+    ledgers: Mapping[str, LedgerReport] = field(default_factory=dict)
+    """By component or pipeline id."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a component may use. Components meet here and in batches, never by import."""
@@ -56,6 +144,8 @@ class Context:
     """Attributes of the agent and its node, on everything it sends."""
     degraded: Callable[[str], None] = lambda reason: None
     """Say that this component goes on with less, and why. An empty reason ends it."""
+    status: Callable[[], AgentStatus] = lambda: AgentStatus(ready=False, reason="no agent")
+    """The state of the whole agent, for extensions that show it. Any thread."""
 
 
 @dataclass(frozen=True, slots=True)
