@@ -1,13 +1,14 @@
 """The public contract of a component: what a receiver, processor, exporter or extension is made of.
 
 A component is one frozen record, `Component`, found by entry points (groups
-`retina_otel.receivers`, `.processors`, `.exporters`, `.extensions`); the built-in ones come the same
-way. The agent validates its settings with `Settings`, then calls `create(settings, context)` once for
-each instance that a pipeline names, and drives the instance by the protocols below.
+`retina_otel.receivers`, `.processors`, `.exporters`, `.extensions`); the built-in ones come the
+same way. The agent validates its settings with `Settings`, then calls `create(settings, context)`
+once for each instance that a pipeline names, and drives the instance by the protocols below.
 """
 
 from __future__ import annotations
 
+import builtins
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,6 @@ from retina_otel.model.signals import Attribute, Event, Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.points import EventsReader, MetricsReader
-
 
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
@@ -158,13 +158,13 @@ class Collected:
 
 class Receiver(Protocol):
     def start(self) -> None:
-        """Opens and attaches. Raises RetinaError if it can't work at all: the agent goes on without."""
+        """Opens and attaches. Raises RetinaError if it can't work: the agent goes on without."""
 
     def collect(self, window: Window, deadline_ns: int) -> Collected:
         """Everything since the last call, as deltas over `window`. Monotonic deadline."""
 
     def fds(self) -> Sequence[int]:
-        """File descriptors that wake the tick thread; when one is readable `ready(fd)` is called."""
+        """Descriptors that wake the tick thread; when one is readable `ready(fd)` is called."""
 
     def ready(self, fd: int) -> None: ...
 
@@ -174,7 +174,7 @@ class Receiver(Protocol):
 
 class Processor(Protocol):
     def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
-        """The batch to pass on; None drops it (the processor counts what it drops in its ledger)."""
+        """The batch to pass on; None drops it (the processor's ledger counts what it drops)."""
 
     def process_events(self, batch: EventBatch) -> EventBatch | None: ...
 
@@ -202,7 +202,7 @@ class Component:
     type: str
     kind: ComponentKind
     stability: str  # "development" | "alpha" | "beta" | "stable"
-    Settings: type[BaseModel]
+    Settings: builtins.type[BaseModel]
     create: Callable[[Any, Context], Any]
     signals: frozenset[str] = frozenset({"metrics"})
     """Which pipelines it may stand in: "metrics", "logs"."""
