@@ -10,63 +10,46 @@ from __future__ import annotations
 
 import builtins
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BaseModel, ConfigDict
 
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
+from retina_otel.model.durations import ByteSize, Duration, PositiveDuration
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.model.signals import Attribute, Event, Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.points import EventsReader, MetricsReader
 
-_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|d)")
-
-
-def parse_duration(value: object) -> float:
-    """Seconds from `15s`, `500ms`, `1h30m`, or a bare number of seconds. Raises ValueError."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str) and value.strip():
-        text = value.strip()
-        parts = _DURATION.findall(text)
-        if parts and "".join(number + unit for number, unit in parts) == text:
-            seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-        elif re.fullmatch(r"\d+(\.\d+)?", text):
-            seconds = float(text)
-        else:
-            raise ValueError("expected a duration such as 500ms, 15s, 10m or 1h30m")
-    else:
-        raise ValueError("expected a duration such as 500ms, 15s, 10m or 1h30m")
-    if seconds < 0:
-        raise ValueError("a duration can't be negative")
-    return seconds
-
-
-Duration = Annotated[
-    float,
-    BeforeValidator(parse_duration),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": 0},
-                {"type": "string", "pattern": r"^(\d+(\.\d+)?(ns|us|ms|s|m|h|d))+$|^\$\{.*\}$"},
-            ],
-            "title": "duration",
-        }
-    ),
+__all__ = [
+    "AgentStatus",
+    "ByteSize",
+    "Clock",
+    "Collected",
+    "Component",
+    "ComponentKind",
+    "ComponentStatus",
+    "Context",
+    "Duration",
+    "Exporter",
+    "Extension",
+    "PositiveDuration",
+    "Processor",
+    "Receiver",
+    "Settings",
+    "State",
 ]
-"""Type of a setting that is a span of time: seconds as float, written `15s`, `500ms`, `1h30m`."""
 
 
 class Settings(BaseModel):
-    """Base for the settings of a component. Unknown keys are refused, defaults are checked."""
+    """Base for the settings of a component: unknown keys are refused, defaults are checked.
+
+    A docstring under a field is its description in the reference pages and the JSON Schema.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
