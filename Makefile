@@ -1,0 +1,73 @@
+# The commands of this project. Each installs and builds what it needs and is quick the second time.
+#
+# Recipes that need root elevate themselves with sudo where we are not root. Slow builds (the
+# Collector, other kernels) are kept by version under ~/.cache/retina-otel, or $RETINA_OTEL_CACHE.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help setup objects collector kernel-images check static unit test netns e2e kernels bench docs demo clean
+
+PY := .venv/bin/python
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH="$(PATH)" PYTHONDONTWRITEBYTECODE=1)
+PYTEST := $(PY) -m pytest
+# As another user's root we leave no cache files behind in the tree.
+ROOT_PYTEST := $(ROOT) $(PYTEST) $(if $(ROOT),-p no:cacheprovider)
+STRICT := --expected-skips tests/expected-skips.txt
+DURATION ?=
+ARGS ?=
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=... is passed on to pytest or to the demo; DURATION=20s ends the demo by itself."
+
+setup: ## system packages that are missing, .venv, BPF objects
+	@tools/setup
+
+objects: ## compile bpf/*.bpf.c into retina_otel/_bpf
+	@tools/build-objects
+
+collector: setup ## build the OpenTelemetry Collector that the tests use (about 4 minutes, once)
+	@tools/build-collector >/dev/null
+
+kernel-images: ## fetch the kernels that the tests boot (once)
+	@tools/setup --kernels
+	@tools/kernels fetch
+
+static: setup
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+
+unit: setup ## tests without root and without a kernel
+	@$(PYTEST) tests/unit tests/contract -q $(ARGS)
+
+check: static unit ## format, lint, types, import contracts, unit tests
+
+test: static collector kernel-images ## all but bench: unit, contract, kernel, netns, e2e, kernels, docs
+	@$(ROOT_PYTEST) tests --ignore=tests/bench $(STRICT) $(ARGS)
+
+netns: setup ## real traffic in network namespaces (root)
+	@$(ROOT_PYTEST) tests/kernel tests/netns $(STRICT) $(ARGS)
+
+e2e: collector ## with the real Collector (root)
+	@$(ROOT_PYTEST) tests/e2e $(STRICT) $(ARGS)
+
+kernels: setup kernel-images ## boot other kernels and count there (root, under emulation)
+	@$(ROOT_PYTEST) tests/kernels -v $(STRICT) $(ARGS)
+
+bench: setup ## what a packet, a flow, a series cost; prints, and writes build/bench.json (root)
+	@$(ROOT) $(PYTEST) tests/bench -s $(ARGS)
+
+docs: setup ## write the generated reference pages, then test the documentation
+	@tools/reference
+	@$(ROOT_PYTEST) tests/docs $(ARGS)
+
+demo: setup ## the lab, the agent before it, and a live view of what it sees (root)
+	@$(ROOT) .venv/bin/retina-otel demo $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
+clean: ## what was built in this folder; not the caches outside it
+	rm -rf build .venv retina_otel/_bpf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	find retina_otel tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
