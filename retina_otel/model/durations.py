@@ -3,7 +3,7 @@
 Fields annotated with these types hold plain numbers (seconds as float, bytes as int). A duration
 without a unit is refused rather than guessed, because tools disagree on what it would mean.
 Defaults are written as people write them, which keeps them readable in the generated schema:
-`interval: PositiveDuration = Field("15s", validate_default=True, description=...)`.
+`interval: PositiveDuration = Field(default="15s", validate_default=True, description=...)`.
 """
 
 from __future__ import annotations

@@ -19,9 +19,9 @@ from retina_otel.model.durations import (
 
 
 class Example(BaseModel):
-    interval: PositiveDuration = Field("15s", validate_default=True)
-    pause: Duration = Field("0", validate_default=True)
-    size: ByteSize = Field("4MiB", validate_default=True)
+    interval: PositiveDuration = Field(default="15s", validate_default=True)
+    pause: Duration = Field(default="0", validate_default=True)
+    size: ByteSize = Field(default="4MiB", validate_default=True)
 
 
 @pytest.mark.parametrize(
