@@ -1,0 +1,1 @@
+"""From a BPF object to `Loaded`: typed map and program descriptors, whoever loaded them."""
