@@ -1,0 +1,8 @@
+"""OTLP over protobuf: the encoders that exporters use."""
+
+from retina_otel.encode.otlp_logs import LogsEncoder
+from retina_otel.encode.otlp_metrics import MetricsEncoder
+from retina_otel.encode.requests import MAX_BYTES, Request
+from retina_otel.encode.scopes import EntityRef
+
+__all__ = ["MAX_BYTES", "EntityRef", "LogsEncoder", "MetricsEncoder", "Request"]
