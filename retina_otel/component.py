@@ -46,14 +46,12 @@ __all__ = [
 
 
 class Settings(BaseModel):
-    """Base for the settings of a component: unknown keys are refused, defaults are checked.
+    """Base for the settings of a component: unknown keys are refused.
 
     A docstring under a field is its description in the reference pages and the JSON Schema.
     """
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ComponentKind(Enum):

@@ -1,0 +1,90 @@
+"""The part of the settings tree that is the same whatever components are installed: `service`.
+
+Docstrings under the fields are their descriptions in the reference pages and the JSON Schema.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from retina_otel.component import PositiveDuration, Settings
+
+
+class LogLevel(StrEnum):
+    DEBUG = "debug"
+    INFO = "info"
+    WARN = "warn"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    CONSOLE = "console"
+    JSON = "json"
+
+
+class LogsSettings(Settings):
+    """The agent's own log, written to standard error."""
+
+    level: LogLevel = LogLevel.INFO
+    """The least severe level that is written."""
+    format: LogFormat = LogFormat.CONSOLE
+    """`console` for people, `json` for one object a line."""
+
+
+class MetricsSettings(Settings):
+    """The agent's own metrics: ledgers, coverage, states, CPU and memory."""
+
+    enabled: bool = True
+    """Whether the exporters of the metrics pipelines also carry them."""
+    interval: PositiveDuration = 15.0
+    """They are measured at most this often, whatever the exporters' own intervals are."""
+
+
+class TelemetrySettings(Settings):
+    """How the agent tells about itself."""
+
+    logs: LogsSettings = LogsSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    resource: dict[str, str | int | bool] = Field(default_factory=dict)
+    """Attributes added to the resource of all that the agent sends. They win over detected ones
+    and over OTEL_RESOURCE_ATTRIBUTES."""
+
+
+class CardinalitySettings(Settings):
+    """How many series a pipeline may have."""
+
+    limit: Annotated[int, Field(ge=1)] = 100_000
+    """Series of one pipeline, over all its metrics. What is beyond it is credited to a series with
+    `otel.metric.overflow=true`, so that sums stay right."""
+
+
+class PipelineSettings(Settings):
+    """Which receivers feed which exporters, through which processors."""
+
+    receivers: list[str] = Field(min_length=1)
+    """Ids of receivers."""
+    processors: list[str] = Field(default_factory=list)
+    """Ids of processors, in the order in which data passes them."""
+    exporters: list[str] = Field(min_length=1)
+    """Ids of exporters."""
+    attributes: dict[str, list[str]] = Field(default_factory=dict)
+    """For each metric or event name (a glob), the attributes to keep (globs): an attribute that is
+    not chosen is summed away. A name that no glob matches keeps its default attributes."""
+    cardinality: CardinalitySettings = CardinalitySettings()
+    expiry: PositiveDuration = 600.0
+    """A series that nothing was added to for this long ends."""
+
+
+class ServiceSettings(Settings):
+    """What runs."""
+
+    extensions: list[str] = Field(default_factory=list)
+    """Ids of the extensions to start."""
+    interval: PositiveDuration = 5.0
+    """How often receivers are collected from. Exporters have intervals of their own."""
+    telemetry: TelemetrySettings = TelemetrySettings()
+    pipelines: dict[str, PipelineSettings] = Field(min_length=1)
+    """Pipelines by `metrics`, `logs`, or `metrics/name` and `logs/name` for further ones."""
