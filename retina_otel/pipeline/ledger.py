@@ -1,10 +1,11 @@
-"""Double-entry book-keeping of what was seen: it must equal what came out, what was left out, what was lost.
+"""Double-entry book-keeping of what was seen: it must equal what came out, what was left out, what
+was lost.
 
     seen = drained + filtered + sampled + sum(not_ours) + sum(lost)
 
-All accounts are cumulative raw counts since start (packets for `flows`, events for others). `drained`
-is summed from the rows that were read, never computed by subtraction: that is what makes the
-equation a proof. Written by the tick thread, read by anyone (`report()` is a copy).
+All accounts are cumulative raw counts since start (packets for `flows`, events for others).
+`drained` is summed from the rows that were read, never computed by subtraction: that is what makes
+the equation a proof. Written by the tick thread, read by anyone (`report()` is a copy).
 """
 
 from __future__ import annotations

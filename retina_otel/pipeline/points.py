@@ -2,8 +2,8 @@
 
 An exporter owns a reader, made by the accumulator or event buffer at the end of its pipeline. It
 calls `take()` when its interval comes, sends, and calls `acknowledge()` when the backend has the
-data. What it never acknowledges it is given again in newer form (metrics: newest values; events: the
-same events, until they are shed and counted). A reader is used by one thread at a time.
+data. What it never acknowledges it is given again in newer form (metrics: newest values; events:
+the same events, until they are shed and counted). A reader is used by one thread at a time.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class EventsReader(Protocol):
     """An exporter's cursor in one event buffer."""
 
     def take(self, max_bytes: int) -> EventsExport | None:
-        """The oldest events not acknowledged, about `max_bytes` at most; None when there are none."""
+        """The oldest events not acknowledged, about `max_bytes` at most; None when there are
+        none."""
 
     def acknowledge(self, export: EventsExport) -> None:
         """The backend has them (or refused them for good): the cursor moves past them."""
@@ -106,5 +107,3 @@ class EventsReader(Protocol):
     @property
     def shed(self) -> int:
         """Events that this reader never got, because the buffer's bound was passed."""
-
-
