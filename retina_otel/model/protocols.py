@@ -1,8 +1,8 @@
 """Values of `network.transport` and `network.type` for what a packet's header says.
 
-The semantic conventions know `tcp` and `udp` (and `quic`, `unix`, `pipe`, which no IP header tells).
-Every other protocol has its IANA keyword in lower case, or its number where it has none, so that
-nothing is folded into an "other" that cannot be taken apart again.
+The semantic conventions know `tcp` and `udp` (and `quic`, `unix`, `pipe`, which no IP header
+tells). Any other protocol has its IANA keyword in lower case, or its number where it has none, so
+that nothing is folded into an "other" that cannot be taken apart again.
 """
 
 from __future__ import annotations

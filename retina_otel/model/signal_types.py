@@ -82,7 +82,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A log record with an event name. Severity as the log data model numbers it: INFO 9, WARN 13."""
+    """A log record with an event name. Severity as in the log data model: INFO 9, WARN 13."""
 
     name: str
     severity: int

@@ -1,0 +1,105 @@
+"""The node's own row of the EndpointTable, known without any identity extension.
+
+The node is whoever owns the network namespace in which the agent runs: its interfaces but for the
+node's ends of pods' wires, and their addresses. Kept up to date as interfaces come and go.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterable
+
+from retina_otel.component import Context
+from retina_otel.model.attributes import K8S_NODE_NAME, K8S_NODE_UID, K8S_RESOURCE_TYPE
+from retina_otel.model.batches import AttributeValue
+from retina_otel.model.interfaces import Change, ChangeKind, Interface
+from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
+
+SOURCE = "node"
+"""Under which name the row is kept in the EndpointTable."""
+
+
+def belongs_to_node(interface: Interface) -> bool:
+    """False for the node's end of a wire into another namespace, unless it is the way outside."""
+    return interface.peer_netnsid < 0 or interface.default_route
+
+
+def node_attributes(name: str, uid: str = "") -> dict[str, AttributeValue]:
+    attributes: dict[str, AttributeValue] = {
+        K8S_NODE_NAME.name: name,
+        K8S_RESOURCE_TYPE.name: "node",
+    }
+    if uid:
+        attributes[K8S_NODE_UID.name] = uid
+    return attributes
+
+
+def routable(addresses: Iterable[str]) -> tuple[str, ...]:
+    """Without prefix lengths, and without those that mean another host in every namespace."""
+    found: dict[str, None] = {}
+    for text in addresses:
+        address = ipaddress.ip_interface(text).ip
+        if not (address.is_loopback or address.is_link_local or address.is_unspecified):
+            found[str(address)] = None
+    return tuple(found)
+
+
+def node_key(name: str, uid: str = "") -> str:
+    return f"node:{uid or name}"
+
+
+def local_node(
+    name: str, uid: str, interfaces: Iterable[Interface], addresses: Iterable[str] = ()
+) -> Endpoint:
+    """The node that owns this network namespace, of whose `interfaces` some may be pods'."""
+    own = [interface for interface in interfaces if belongs_to_node(interface)]
+    found = [address for interface in own for address in interface.addresses]
+    return Endpoint(
+        kind=EndpointKind.NODE,
+        key=node_key(name, uid),
+        attributes=node_attributes(name, uid),
+        addresses=routable([*found, *addresses]),
+        interfaces=tuple(interface.ifindex for interface in own),
+        netns=(os.stat("/proc/self/ns/net").st_ino,),
+    )
+
+
+class NodeIdentity:
+    """Runs in every agent. `start()` and the interface registry's calls are on the tick thread."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._interfaces: dict[int, Interface] = {}
+        self._started = False
+        self._published: Endpoint | None = None
+
+    def start(self) -> None:
+        self._context.interfaces.subscribe(self._changed)
+        self._started = True
+        self._publish()
+
+    def stop(self) -> None:
+        """The row stays: what is drained last still belongs to the node."""
+        self._started = False
+
+    def _changed(self, change: Change) -> None:
+        interface = change.interface
+        if change.kind is not ChangeKind.REMOVED and belongs_to_node(interface):
+            self._interfaces[interface.ifindex] = interface
+        elif self._interfaces.pop(interface.ifindex, None) is None:
+            return
+        if self._started:
+            self._publish()
+
+    def _publish(self) -> None:
+        resource = self._context.resource
+        name = str(
+            resource.get(K8S_NODE_NAME.name) or resource.get("host.name") or socket.gethostname()
+        )
+        uid = str(resource.get(K8S_NODE_UID.name, ""))
+        endpoint = local_node(name, uid, self._interfaces.values())
+        if endpoint != self._published:
+            self._published = endpoint
+            self._context.identity.update([endpoint], source=SOURCE)
