@@ -1,0 +1,196 @@
+"""The one pooled connection of a sender, and what its failures mean in words.
+
+A pool is made again after a failure, so that renewed TLS files are read without a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import ssl
+import threading
+from typing import Any, TypeVar
+from urllib.parse import SplitResult
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    NameResolutionError,
+    NewConnectionError,
+    ProxyError,
+    SSLError,
+)
+from urllib3.exceptions import (
+    TimeoutError as HttpTimeoutError,
+)
+
+from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.tls import TlsOptions
+
+_T = TypeVar("_T")
+
+
+class Connections:
+    """Makes the pool on first use. `abort` cuts the open socket from another thread."""
+
+    def __init__(self, url: SplitResult, tls: TlsOptions, *, proxy: str | None = None) -> None:
+        """Raises ConfigError if the TLS files can't be used."""
+        self._url = url
+        self._tls = tls
+        self._proxy = proxy
+        self._pool: urllib3.HTTPConnectionPool | None = None
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._aborted = False
+        self.pool()
+
+    def pool(self) -> urllib3.HTTPConnectionPool:
+        """The pool; TLS files are read when it is made. Raises ConfigError."""
+        if self._pool is None:
+            self._pool = self._make()
+            self._pool.ConnectionCls = _remembering(self._pool.ConnectionCls, self._opened)
+        return self._pool
+
+    def path(self, path: str) -> str:
+        """The request target: a plain HTTP proxy wants the whole URL."""
+        if self._proxy and self._url.scheme == "http":
+            return f"http://{self._url.netloc.rpartition('@')[2]}{path}"
+        return path
+
+    def reset(self) -> None:
+        """Closes; the next request opens a new connection."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.close()
+        with self._lock:
+            self._socket = None
+
+    def abort(self) -> None:
+        with self._lock:
+            self._aborted = True
+            _cut(self._socket)
+
+    def _opened(self, opened: socket.socket | None) -> None:
+        with self._lock:
+            self._socket = opened
+            if self._aborted:
+                _cut(opened)
+
+    def _make(self) -> urllib3.HTTPConnectionPool:
+        assert self._url.hostname is not None
+        options: dict[str, Any] = {"maxsize": 1, "block": True}
+        if self._url.scheme == "https":
+            options["ssl_context"] = self._tls.context()
+            if self._tls.server_name:
+                options["server_hostname"] = self._tls.server_name
+        if self._proxy:
+            proxies = urllib3.ProxyManager(self._proxy, **options)
+            pool = proxies.connection_from_host(
+                self._url.hostname, self._url.port, self._url.scheme
+            )
+            assert isinstance(pool, urllib3.HTTPConnectionPool)
+            return pool
+        kind = (
+            urllib3.HTTPSConnectionPool
+            if self._url.scheme == "https"
+            else urllib3.HTTPConnectionPool
+        )
+        return kind(self._url.hostname, self._url.port, **options)
+
+
+def _remembering(base: Any, opened: Any) -> Any:
+    """A connection class that tells of the socket it opens."""
+
+    class Remembering(base):  # type: ignore[misc]
+        def connect(self) -> None:
+            super().connect()
+            opened(self.sock)
+
+    assert issubclass(base, HTTPConnection | HTTPSConnection)
+    return Remembering
+
+
+def _cut(open_socket: socket.socket | None) -> None:
+    if open_socket is not None:
+        with contextlib.suppress(OSError):
+            # Not SSLSocket.shutdown, which would reset TLS state under the thread that reads.
+            socket.socket.shutdown(open_socket, socket.SHUT_RDWR)
+
+
+def explain(error: BaseException, url: str) -> Outcome:
+    """What a failure below HTTP was, as a RETRY: all of these can pass by themselves."""
+    causes = _chain(error)
+    certificate = _first(causes, ssl.SSLCertVerificationError)
+    if certificate is not None:
+        return Outcome(
+            Result.RETRY,
+            "tls_certificate",
+            f"{url}: the server's certificate is not trusted: {certificate.verify_message}",
+            "Set tls.ca_file to the CA that signed it, or tls.server_name_override to its name",
+        )
+    if _first(causes, ssl.SSLError) is not None or _first(causes, SSLError) is not None:
+        detail = _first(causes, ssl.SSLError)
+        what = (detail.reason or "").replace("_", " ").lower() if detail else str(error)
+        return Outcome(
+            Result.RETRY,
+            "tls_handshake",
+            f"{url}: TLS failed: {what or error}",
+            "Check that the port speaks TLS, and the client certificate if the server wants one",
+        )
+    if _first(causes, NameResolutionError) or _first(causes, socket.gaierror):
+        return Outcome(
+            Result.RETRY,
+            "name_resolution",
+            f"{url}: its host name has no address",
+            "Check the endpoint's host name and the node's DNS",
+        )
+    if _first(causes, ConnectTimeoutError):
+        return Outcome(
+            Result.RETRY,
+            "connect_timeout",
+            f"{url}: no connection within the timeout",
+            "Check the endpoint, and firewalls and network policies on the way",
+        )
+    if _first(causes, HttpTimeoutError) or _first(causes, TimeoutError):
+        return Outcome(
+            Result.RETRY,
+            "timeout",
+            f"{url}: no answer within the timeout",
+            "The backend is slow or overloaded; a longer timeout may help",
+        )
+    failed = _first(causes, OSError)
+    if failed is not None and failed.errno == errno.ECONNREFUSED:
+        return Outcome(
+            Result.RETRY,
+            "connection_refused",
+            f"{url}: connection refused",
+            "Check that a backend listens there and that the endpoint's port is right",
+        )
+    if _first(causes, NewConnectionError) or _first(causes, ProxyError):
+        what = failed.strerror if failed is not None and failed.strerror else "no connection"
+        return Outcome(
+            Result.RETRY, "connect", f"{url}: {what}", "Check the endpoint and the network"
+        )
+    return Outcome(
+        Result.RETRY,
+        "connection_lost",
+        f"{url}: the connection was lost during a request",
+        "The backend or something on the way closed it; it is tried again",
+    )
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseException) and each not in found:
+            found.append(each)
+            waiting += [each.__cause__, each.__context__, getattr(each, "reason", None), *each.args]
+    return found
+
+
+def _first(causes: list[BaseException], kind: type[_T]) -> _T | None:
+    return next((each for each in causes if isinstance(each, kind)), None)

@@ -1,0 +1,104 @@
+"""The standard OTEL_EXPORTER_OTLP_* variables, by the OpenTelemetry specification's rules.
+
+They stand below explicit configuration and above built-in defaults; the form for one signal stands
+above the general form. A general endpoint is a base to which `v1/<signal>` is added, an endpoint
+for one signal is taken as it stands. Values that make no sense are refused, naming the variable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from retina_otel.delivery.compression import Compression
+from retina_otel.errors import ConfigError
+
+DEFAULT_ENDPOINT = "http://localhost:4318"
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpEnvironment:
+    """The variables as they hold for one signal: "metrics" or "logs"."""
+
+    variables: Mapping[str, str]
+    signal: str
+
+    def _find(self, name: str) -> tuple[str, str]:
+        """(variable, value) of the most special one that is set; an empty value counts as unset."""
+        for variable in (
+            f"OTEL_EXPORTER_OTLP_{self.signal.upper()}_{name}",
+            f"OTEL_EXPORTER_OTLP_{name}",
+        ):
+            value = self.variables.get(variable, "").strip()
+            if value:
+                return variable, value
+        return "", ""
+
+    @property
+    def url(self) -> str | None:
+        variable, value = self._find("ENDPOINT")
+        if not value:
+            return None
+        return value if self.signal.upper() in variable else signal_url(value, self.signal)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        variable, text = self._find("HEADERS")
+        headers: dict[str, str] = {}
+        for pair in filter(None, (part.strip() for part in text.split(","))):
+            name, separator, value = pair.partition("=")
+            if not separator or not name.strip():
+                # The pair itself stays out of the message: it may be a secret.
+                raise ConfigError(
+                    f"{variable} is not a list of name=value pairs",
+                    'Write headers as "name=value,other=value", values percent-encoded',
+                )
+            headers[unquote(name.strip())] = unquote(value.strip())
+        return headers
+
+    @property
+    def timeout_s(self) -> float | None:
+        return milliseconds(*self._find("TIMEOUT"))
+
+    @property
+    def compression(self) -> Compression | None:
+        variable, value = self._find("COMPRESSION")
+        if not value:
+            return None
+        try:
+            return Compression(value.lower())
+        except ValueError:
+            known = ", ".join(each.value for each in Compression)
+            raise ConfigError(
+                f"{variable} is {value!r}, which is no known compression", f"Use one of: {known}"
+            ) from None
+
+    @property
+    def certificate(self) -> str:
+        return self._find("CERTIFICATE")[1]
+
+    @property
+    def client_certificate(self) -> str:
+        return self._find("CLIENT_CERTIFICATE")[1]
+
+    @property
+    def client_key(self) -> str:
+        return self._find("CLIENT_KEY")[1]
+
+
+def signal_url(base: str, signal: str) -> str:
+    """Where a signal goes below a base endpoint; a query of the base stays at the end."""
+    address, question, query = base.partition("?")
+    return f"{address.rstrip('/')}/v1/{signal}{question}{query}"
+
+
+def milliseconds(variable: str, value: str) -> float | None:
+    """Seconds from a variable that holds milliseconds, as OTEL_* durations do; None if unset."""
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit()) or int(value) == 0:
+        raise ConfigError(
+            f"{variable} is {value!r}", "Set it to a number of milliseconds above zero, as 10000"
+        )
+    return int(value) / 1000

@@ -1,0 +1,150 @@
+"""An HTTP sender that keeps one connection and says in four words what became of each request.
+
+Nothing that a backend or network does raises here: it becomes an Outcome with a short reason for
+counting and a message for a person. Headers and queries, which may hold secrets, are never shown.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from urllib.parse import urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
+
+from retina_otel.delivery.compression import Compression, Compressor
+from retina_otel.delivery.connections import Connections, explain
+from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Response, judge
+from retina_otel.delivery.tls import TlsOptions
+from retina_otel.errors import ConfigError, RetinaError
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTarget:
+    """Where requests go, and how. `headers` and the URL's query do not appear in its repr."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    compression: Compression = Compression.GZIP
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    content_type: str = "application/x-protobuf"
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.url)
+        remedy = "Write an endpoint as http://host:4318 or https://host:4318"
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ConfigError(f"the endpoint {self.shown!r} is no http or https URL", remedy)
+        try:
+            _ = parts.port
+        except ValueError:
+            raise ConfigError(f"the endpoint {self.shown!r} has no valid port", remedy) from None
+        for name, value in self.headers.items():
+            if not name.isascii() or any(c in name + value for c in "\r\n\0") or not name.strip():
+                raise ConfigError(
+                    f"the header {name!r} can't be sent", "Headers are one line of text each"
+                )
+
+    @property
+    def shown(self) -> str:
+        """The URL without what may be secret: user, password, query."""
+        parts = urlsplit(self.url)
+        address = parts.netloc.rpartition("@")[2]
+        return f"{parts.scheme}://{address}{parts.path}" if parts.scheme else address + parts.path
+
+
+class HttpSender:
+    """Posts bodies to one target. Used by one thread; `abort` may be called from any."""
+
+    def __init__(self, target: HttpTarget, *, clock: Clock, user_agent: str) -> None:
+        """Reads TLS files. Raises ConfigError if the target can't be used at all."""
+        self.target = target
+        self._clock = clock
+        self._compressor = Compressor(target.compression)
+        parts = urlsplit(target.url)
+        self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self._headers = {
+            "User-Agent": user_agent,
+            "Content-Type": target.content_type,
+            **target.headers,
+        }
+        if parts.username is not None:
+            credentials = f"{parts.username}:{parts.password or ''}"
+            self._headers.update(urllib3.make_headers(basic_auth=credentials))
+        if target.tls.insecure_skip_verify:
+            urllib3.disable_warnings(InsecureRequestWarning)  # said once, by the exporter
+        self._connections = Connections(
+            parts, target.tls, proxy=_proxy(parts.scheme, parts.hostname)
+        )
+        self._aborted = threading.Event()
+
+    @property
+    def encoding(self) -> Compression:
+        """The content encoding in use; with `auto` what the backend was found to read."""
+        return self._compressor.encoding
+
+    def send(self, body: bytes, timeout_s: float) -> Outcome:
+        """Posts `body`. At most `timeout_s` for connecting and for each wait on the network."""
+        deadline = time.monotonic() + timeout_s
+        try:
+            response = self._post(body, timeout_s)
+            if self._compressor.answered(response.status):
+                response = self._post(body, max(0.1, deadline - time.monotonic()))
+                if response.status in {400, 415}:
+                    self._compressor.reconsider()
+        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            self._connections.reset()
+            return explain(error, self.target.shown)
+        except RetinaError as error:
+            return Outcome(Result.RETRY, "tls_files", error.message, error.remedy)
+        return judge(response, self.target.shown, self._clock.wall_ns())
+
+    def _post(self, body: bytes, timeout_s: float) -> Response:
+        payload, encoding = self._compressor.compress(body)
+        headers = {**self._headers, "Content-Encoding": encoding} if encoding else self._headers
+        if self._aborted.is_set():
+            raise ConnectionAbortedError("the exporter is stopping")
+        answer = self._connections.pool().urlopen(
+            "POST",
+            self._connections.path(self._path),
+            body=payload,
+            headers=headers,
+            timeout=urllib3.Timeout(total=timeout_s),
+            retries=False,
+            redirect=False,
+            preload_content=False,
+            decode_content=True,
+        )
+        try:
+            text = answer.read(MAX_RESPONSE_BYTES)
+            if answer.read(1):
+                answer.close()  # cheaper to open a new connection than to read what is not needed
+        except (HTTPError, HTTPException, OSError):
+            # The status is what counts; an explanation that was cut off is no reason to send twice.
+            text = b""
+            answer.close()
+        finally:
+            answer.release_conn()
+        return Response(answer.status, dict(answer.headers.items()), text)
+
+    def abort(self) -> None:
+        """Ends a request that is under way; it comes back as a RETRY. Nothing is sent after."""
+        self._aborted.set()
+        self._connections.abort()
+
+    def close(self) -> None:
+        self._connections.reset()
+
+
+def _proxy(scheme: str, host: str | None) -> str | None:
+    """The proxy that the environment names for a host, never for this machine itself."""
+    if not host or host == "localhost" or host.startswith("127.") or host == "::1":
+        return None
+    if urllib.request.proxy_bypass_environment(host):  # type: ignore[attr-defined]
+        return None
+    return urllib.request.getproxies_environment().get(scheme)

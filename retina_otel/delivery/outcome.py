@@ -1,0 +1,45 @@
+"""What became of one request: the four answers on which everything else in delivery is decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Result(Enum):
+    ACCEPTED = "accepted"
+    """The backend has it; `Outcome.rejected` items of it were thrown away there."""
+    RETRY = "retry"
+    """Not now: the same request may pass later."""
+    TOO_LARGE = "too_large"
+    """A smaller one may pass."""
+    REFUSED = "refused"
+    """Never: sending it again would be refused again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to one request. `reason` is a key for counting, `message` is for a person."""
+
+    result: Result
+    reason: str = ""
+    message: str = ""
+    remedy: str = ""
+    rejected: int = 0
+    """Points or records of an accepted request that the backend did not take (partial success)."""
+    retry_after_s: float | None = None
+    """How long the backend asked to be left alone."""
+
+
+Send = Callable[[bytes, float], Outcome]
+"""Sends one request within so many seconds. Never raises for what a backend or network does."""
+
+
+class Clock(Protocol):
+    """The part of the agent's clock that delivery reads."""
+
+    def wall_ns(self) -> int: ...
+
+    def monotonic_ns(self) -> int: ...

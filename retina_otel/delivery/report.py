@@ -1,0 +1,120 @@
+"""What an exporter did, in its ledger, its log and its state: each item in exactly one account.
+
+    seen = drained (accepted) + not_ours{points_superseded} + lost{<unit>_<why>}
+
+Items are points and events together, told apart by the names of the accounts and by the counts
+`points_exported` and `events_delivered` beside them. A superseded point is not lost: a newer
+value of its series is sent instead. Requests, bytes and failures by reason stand beside too.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from retina_otel.delivery.outcome import Clock, Outcome
+from retina_otel.pipeline.ledger import Ledger
+
+_PAUSE_NS = 10 * 10**9
+"""Between two warnings, whatever they say."""
+_REPEAT_NS = 600 * 10**9
+"""Between two warnings that say the same."""
+_MOST_REMEMBERED = 256
+
+EXPORTED = {"points": "points_exported", "events": "events_delivered"}
+
+
+class DeliveryReport:
+    """Shared by the lanes of one exporter. Called on the exporter's thread."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        logger: logging.Logger,
+        clock: Clock,
+        degraded: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._ledger = ledger
+        self._logger = logger
+        self._clock = clock
+        self._degraded = degraded
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+        self._said: dict[str, int] = {}
+        """What was logged, and until when it is not repeated."""
+        self._announced = False
+        self._silent_until_ns = 0
+        self._suppressed = 0
+        self._failing: dict[str, Outcome] = {}
+
+    def request(self, n_bytes: int) -> None:
+        """One request (or write) was tried, of so many bytes before compression."""
+        self._count("requests", 1)
+        self._count("request_bytes", n_bytes)
+
+    def settle(self, unit: str, *, accepted: int, lost: Counter[str], superseded: int = 0) -> None:
+        """Books the items of one export, all at once. `unit` is "points" or "events"."""
+        losses = {f"{unit}_{why}": n for why, n in lost.items() if n}
+        self._ledger.add(
+            seen=accepted + superseded + sum(losses.values()),
+            drained=accepted,
+            not_ours={f"{unit}_superseded": superseded} if superseded else None,
+            lost=losses,
+        )
+        if accepted:
+            self._count(EXPORTED[unit], accepted)
+
+    def failed(self, lane: str, outcome: Outcome) -> None:
+        """A request did not pass; the exporter counts as degraded until one of this lane does."""
+        self._count(f"failures.{outcome.reason}", 1)
+        known = self._failing.get(lane)
+        self._failing[lane] = outcome
+        if known is None or known.reason != outcome.reason:
+            self._degraded(self._reason())
+            self.warn(outcome)
+
+    def passed(self, lane: str) -> None:
+        if self._failing.pop(lane, None) is not None:
+            self._degraded(self._reason())
+            if self._announced and not self._failing:
+                self._announced = False
+                self._logger.info("delivery works again")
+
+    def warn(self, outcome: Outcome) -> None:
+        """Logs a warning, unless the same was said lately or anything was said just now."""
+        now = self._clock.monotonic_ns()
+        text = f"{outcome.message}. {outcome.remedy}" if outcome.remedy else outcome.message
+        if now < self._said.get(text, now):
+            return
+        if now < self._silent_until_ns:
+            self._suppressed += 1
+            return
+        if len(self._said) >= _MOST_REMEMBERED:
+            self._said.clear()
+        self._said[text] = now + _REPEAT_NS
+        self._silent_until_ns = now + _PAUSE_NS
+        self._announced = True
+        if self._suppressed:
+            text += f" ({self._suppressed} other warnings were not shown)"
+            self._suppressed = 0
+        self._logger.warning("%s", text)
+
+    def count(self, name: str) -> int:
+        """A count that stands beside the ledger's equation."""
+        with self._lock:
+            return self._counts[name]
+
+    def _count(self, name: str, n: int) -> None:
+        with self._lock:
+            self._counts[name] += n
+            value = self._counts[name]
+        self._ledger.set_beside(name, value)
+
+    def _reason(self) -> str:
+        distinct = dict.fromkeys(
+            f"{each.message}. {each.remedy}" if each.remedy else each.message
+            for each in self._failing.values()
+        )
+        return "; ".join(distinct)

@@ -1,0 +1,59 @@
+"""When to try again: exponential back-off with full jitter, and the backend's own Retry-After.
+
+Full jitter (a uniform draw between nothing and the bound) spreads the agents of a thousand nodes,
+which all lost the same backend at the same moment.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import random
+from dataclasses import dataclass
+
+LONGEST_RETRY_AFTER_S = 3600.0
+"""A backend's Retry-After is obeyed up to this; what is longer is more likely a mistake."""
+_SHORTEST_DELAY_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """All in seconds. `max_elapsed_s` 0 means that nothing is given up because of its age."""
+
+    initial_s: float = 1.0
+    max_s: float = 30.0
+    max_elapsed_s: float = 300.0
+    multiplier: float = 2.0
+
+
+class Backoff:
+    """Delays for consecutive failures of one stream of requests."""
+
+    def __init__(self, policy: RetryPolicy, source: random.Random) -> None:
+        self.policy = policy
+        self._random = source
+        self._failures = 0
+
+    def next_delay_s(self, retry_after_s: float | None = None) -> float:
+        """How long to wait after one more failure."""
+        bound = self.policy.initial_s * self.policy.multiplier ** min(self._failures, 32)
+        self._failures += 1
+        if retry_after_s is not None:
+            return min(retry_after_s, LONGEST_RETRY_AFTER_S)
+        return max(_SHORTEST_DELAY_S, self._random.uniform(0.0, min(bound, self.policy.max_s)))
+
+    def reset(self) -> None:
+        self._failures = 0
+
+
+def parse_retry_after(value: str | None, wall_ns: int) -> float | None:
+    """Seconds in a Retry-After header (seconds or an HTTP date); None if it says nothing usable."""
+    if not value:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+        return max(0.0, moment.timestamp() - wall_ns / 1e9)
+    except (ValueError, OverflowError, TypeError):
+        return None

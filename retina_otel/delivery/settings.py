@@ -1,0 +1,76 @@
+"""Settings that push exporters share: TLS and retries, named as in a Collector's configuration."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from retina_otel.delivery.retry import RetryPolicy
+from retina_otel.delivery.tls import TlsOptions, TlsVersion
+from retina_otel.model.durations import Duration, PositiveDuration
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
+    )
+
+
+class TlsSettings(_Settings):
+    """TLS towards the backend. Used when the endpoint's scheme is https."""
+
+    ca_file: str = ""
+    """PEM file of the CAs to trust. Empty: OTEL_EXPORTER_OTLP_CERTIFICATE, else the system's."""
+
+    cert_file: str = ""
+    """PEM file of the client certificate, where the backend wants one. Empty:
+    OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE, else none."""
+
+    key_file: str = ""
+    """PEM file of the certificate's key, unencrypted. Empty: OTEL_EXPORTER_OTLP_CLIENT_KEY."""
+
+    insecure_skip_verify: bool = False
+    """Take any certificate. For trials only: anybody on the way can read and change what is sent.
+    A warning is logged."""
+
+    server_name_override: str = ""
+    """The name that the server's certificate must carry, when it is not the endpoint's host."""
+
+    min_version: TlsVersion = TlsVersion.TLS_1_2
+    """Oldest TLS version to speak: "1.2" or "1.3"."""
+
+    def options(self, ca_file: str = "", cert_file: str = "", key_file: str = "") -> TlsOptions:
+        """Options with the given files where the settings name none."""
+        own_pair = bool(self.cert_file or self.key_file)
+        return TlsOptions(
+            ca_file=self.ca_file or ca_file,
+            cert_file=self.cert_file if own_pair else cert_file,
+            key_file=self.key_file if own_pair else key_file,
+            insecure_skip_verify=self.insecure_skip_verify,
+            server_name=self.server_name_override,
+            min_version=self.min_version,
+        )
+
+
+class RetrySettings(_Settings):
+    """What to do when the backend can't take a request now (429, 502, 503, 504, no connection).
+
+    Delays grow exponentially and are drawn at random below their bound, so that many agents do not
+    return at once; a Retry-After of the backend is obeyed instead.
+    """
+
+    initial_interval: PositiveDuration = Field(default="1s", validate_default=True)
+    """Bound of the delay after the first failure."""
+
+    max_interval: PositiveDuration = Field(default="30s", validate_default=True)
+    """Bound of all delays."""
+
+    max_elapsed_time: Duration = Field(default="5m", validate_default=True)
+    """How long one request is tried. Metrics are then taken anew, so nothing is lost; events are
+    given up and counted. 0 tries for ever (events then wait in their bounded buffer)."""
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            initial_s=self.initial_interval,
+            max_s=max(self.initial_interval, self.max_interval),
+            max_elapsed_s=self.max_elapsed_time,
+        )

@@ -1,0 +1,1 @@
+"""Exporters: each module is one, and knows none of the others."""
