@@ -1,7 +1,7 @@
 """Double-entry book-keeping of what was seen: it must equal what came out, what was left out, what
 was lost.
 
-    seen = drained + filtered + sampled + sum(not_ours) + sum(lost)
+    seen = drained + filtered + sampled + sum(not_ours) + sum(lost) + held
 
 All accounts are cumulative raw counts since start (packets for `flows`, events for others).
 `drained` is summed from the rows that were read, never computed by subtraction: that is what makes
@@ -30,6 +30,8 @@ class LedgerReport:
     lost: Mapping[str, int]
     beside: Mapping[str, int]
     """Known, but outside the equation: before_attach, recursion misses."""
+    held: int = 0
+    """Read, but kept back until it is known what they are; the next ticks move them to an account."""
     coverage: Mapping[str, float] = field(default_factory=dict)
     """Counted bytes over the interface's own, by interface (only where it could be judged)."""
 
@@ -42,6 +44,7 @@ class LedgerReport:
             + self.sampled
             + sum(self.not_ours.values())
             + sum(self.lost.values())
+            + self.held
         )
 
 
@@ -57,6 +60,7 @@ class Ledger:
         self._lost: Counter[str] = Counter()
         self._beside: dict[str, int] = {}
         self._coverage: dict[str, float] = {}
+        self._held = 0
 
     def add(
         self,
@@ -67,10 +71,12 @@ class Ledger:
         sampled: int = 0,
         not_ours: Mapping[str, int] | None = None,
         lost: Mapping[str, int] | None = None,
+        held: int = 0,
     ) -> None:
-        """Adds deltas, all at once, so that a report never sees half of a tick."""
+        """Adds deltas, all at once, so that a report never sees half of a tick; `held` may be negative."""
         with self._lock:
             self._accounts.update(seen=seen, drained=drained, filtered=filtered, sampled=sampled)
+            self._held += held
             if not_ours:
                 self._not_ours.update(not_ours)
             if lost:
@@ -96,5 +102,6 @@ class Ledger:
                 not_ours=dict(self._not_ours),
                 lost=dict(self._lost),
                 beside=dict(self._beside),
+                held=self._held,
                 coverage=dict(self._coverage),
             )
