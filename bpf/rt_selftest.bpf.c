@@ -43,11 +43,13 @@ struct rt_selftest_odd_record {
 	__u8 tail;
 } __attribute__((packed));
 
+/* 64-bit members: an inlined bpf_loop compares its count as 64 bits, so a packed pair would fail. */
 struct rt_selftest_request {
 	__u64 first;
-	__u32 count;
-	__u32 discard_every;
+	__u64 count;
+	__u64 discard_every;
 };
+const struct rt_selftest_request *rt_request __attribute__((unused));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
