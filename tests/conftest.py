@@ -1,7 +1,7 @@
 """For all tests: what needs root says so, and a skip that nobody expected fails the run.
 
-`--expected-skips FILE` names the skips that are all right, one a line: a pattern of test ids, ` | `,
-the reason. Without the option any skip is let through (a developer's machine may lack things).
+`--expected-skips FILE` names the skips that are all right, one a line: a pattern of test ids,
+` | `, the reason. Without the option any skip is let through, since machines differ.
 """
 
 from __future__ import annotations

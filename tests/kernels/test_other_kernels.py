@@ -1,0 +1,53 @@
+"""The short scenario (tests marked `kernels`) on other kernels, booted under emulation."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def tested_series() -> list[str]:
+    command = ["bash", "tools/kernels", "list"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
+def run_on(series: str, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "tools/kernels", "run", series, *command],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("series", tested_series())
+def test_objects_load_and_counts_are_exact_on(series):
+    done = run_on(
+        series,
+        ".venv/bin/python",
+        *"-m pytest tests -m kernels -q -p no:cacheprovider --color=no --timeout=600".split(),
+    )
+    print(done.stdout)
+    closing = done.stdout.rstrip().rpartition("\n")[2]
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.fullmatch(r"\d+ passed, \d+ deselected in .*", closing), done.stdout
+
+
+def test_the_exit_code_of_a_command_there_comes_back():
+    series = tested_series()[0]
+
+    done = run_on(series, "bash", "-c", "uname -r; exit 7")
+
+    assert done.returncode == 7
+    assert done.stdout.startswith(f"{series}.")
+    assert done.stdout.strip() != platform.release()
