@@ -1,0 +1,365 @@
+"""Senders that say exactly what they put on the wire, for tests whose counts are equalities.
+
+Every sender is bounded in count and takes the namespace it sends from. A `Tally` counts frames as
+an interface with offloads off counts them: whole frames with their Ethernet header, and the payload
+above the transport header. What a sender could not know for sure raises RetinaError instead of
+being guessed: a TCP connection with a retransmission, an echo without its reply.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.errors import RetinaError
+from retina_otel.testing import packets as build
+from retina_otel.testing.lab import Pod
+from retina_otel.testing.namespaces import Namespace
+from retina_otel.testing.servers import REQUEST
+
+Destination = tuple[str, int]
+
+_ICMP_HEADER = _UDP_HEADER = 8
+_TCP_HEADER = 20
+_TIMESTAMPS = 12
+"""Options of every segment of an established connection between two Linux hosts."""
+_SYN_OPTIONS = 20
+_RECVERR4, _RECVERR6 = (socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25)
+_BLAST = Path(__file__).with_name("_blast.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Frames on the wire, their bytes with Ethernet headers, and the payload bytes in them."""
+
+    packets: int = 0
+    bytes: int = 0
+    payload: int = 0
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.packets + other.packets, self.bytes + other.bytes, self.payload + other.payload
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Both directions at the asking end: what it sent and what it received."""
+
+    sent: Tally = Tally()
+    received: Tally = Tally()
+
+    def __add__(self, other: Exchange) -> Exchange:
+        return Exchange(self.sent + other.sent, self.received + other.received)
+
+
+def udp(
+    source: Namespace,
+    to: Destination,
+    packets: int = 1009,
+    payload: int = 101,
+    *,
+    source_port: int = 0,
+    source_address: str = "",
+    per_second: float = 0,
+    connected: bool = True,
+) -> Tally:
+    """Sends datagrams of one flow. A connected socket learns of a closed port, and then raises; one
+    that is not goes on sending."""
+    overhead = build.ETHERNET + _ip_header(to) + _UDP_HEADER
+    if payload > 1514 - overhead:
+        raise RetinaError(f"{payload} bytes do not fit a packet", "Send fragments with frames()")
+    with _udp_socket(source, to, (source_address, source_port), connected) as sender:
+        data = bytes(payload)
+        pace = _Pace(per_second)
+        for number in range(packets):
+            pace.wait(number)
+            if connected:
+                _send(sender, data)
+            else:
+                sender.sendto(data, to)
+    return Tally(packets, packets * (overhead + payload), packets * payload)
+
+
+def two_cpus(
+    source: Namespace, to: Destination, packets_each: int = 10007, payload: int = 101
+) -> Tally:
+    """Two processes, each bound to a CPU of its own, send on one socket: one flow from two CPUs."""
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        raise RetinaError("this process may use one CPU only", "Run where two are allowed")
+    with _udp_socket(source, to, ("", 0), True) as sender:
+        children = [
+            subprocess.Popen(
+                [
+                    *(sys.executable, "-I", "-S", str(_BLAST)),
+                    *map(str, (sender.fileno(), cpu, packets_each, payload)),
+                ],
+                pass_fds=[sender.fileno()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            for cpu in cpus
+        ]
+        for child in children:
+            assert child.stdout
+            child.stdout.readline()
+        for child in children:
+            child.communicate(b"go\n", timeout=60)
+    if any(child.returncode for child in children):
+        raise RetinaError("a sending process failed")
+    total = packets_each * len(cpus)
+    size = build.ETHERNET + _ip_header(to) + _UDP_HEADER + payload
+    return Tally(total, total * size, total * payload)
+
+
+def icmp_echo(
+    source: Namespace, to: str, packets: int = 101, payload: int = 53, *, per_second: float = 0
+) -> Exchange:
+    """Pings: each request waits for its reply, which is as large. Raises if one does not come."""
+    v6 = ":" in to
+    protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
+    identifier = os.getpid() & 0xFFFF
+    reply_type = 129 if v6 else 0
+    with source.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
+        raw.connect((to, 0))
+        pace = _Pace(per_second)
+        for number in range(packets):
+            pace.wait(number)
+            sequence = number & 0xFFFF
+            # The kernel fills in the ICMPv6 checksum; the IPv4 one does not cover the addresses.
+            raw.send(
+                build.icmp_echo(
+                    "::" if v6 else "0.0.0.0", "0.0.0.0", identifier, sequence, bytes(payload)
+                )
+            )
+            _await_reply(raw, 0 if v6 else 20, (reply_type, identifier, sequence), to)
+    size = build.ETHERNET + _ip_header((to, 0)) + _ICMP_HEADER + payload
+    one_way = Tally(packets, packets * size, packets * payload)
+    return Exchange(one_way, one_way)
+
+
+def tcp(
+    source: Namespace,
+    to: Destination,
+    requests: int = 101,
+    request: int = 211,
+    response: int = 1499,
+    *,
+    connections: int = 1,
+    per_second: float = 0,
+) -> Exchange:
+    """Requests to a TcpServer, one after another, `requests` on each connection.
+
+    Segments are those that the kernel counted for the connection (TCP_INFO), from the SYN to the
+    last ACK. Their bytes are right where offloads are off; packets too, for with offloads on an
+    interface counts buffers. The client closes first.
+    """
+    if request < REQUEST.size:
+        raise RetinaError(f"a request has at least {REQUEST.size} bytes")
+    total = Exchange()
+    message = REQUEST.pack(request, response) + bytes(request - REQUEST.size)
+    pace = _Pace(per_second)
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    for connection in range(connections):
+        with source.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(30)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            client.connect(to)
+            for number in range(requests):
+                pace.wait(connection * requests + number)
+                client.sendall(message)
+                left = response
+                while left:
+                    got = len(client.recv(min(left, 1 << 16)))
+                    if not got:
+                        raise RetinaError(f"{to[0]}:{to[1]} closed in the middle of an answer")
+                    left -= got
+            client.shutdown(socket.SHUT_WR)
+            client.recv(1)
+            total += _tcp_exchange(client, to, requests * request, requests * response)
+    return total
+
+
+def tcp_refused(source: Namespace, to: Destination, attempts: int = 11) -> Exchange:
+    """Connects to a closed port: a SYN out, a RST back, each time."""
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    for _ in range(attempts):
+        with source.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(10)
+            if client.connect_ex(to) != errno.ECONNREFUSED:
+                raise RetinaError(f"{to[0]}:{to[1]} is not closed")
+    lowest = build.ETHERNET + _ip_header(to) + _TCP_HEADER
+    return Exchange(
+        Tally(attempts, attempts * (lowest + _SYN_OPTIONS)), Tally(attempts, attempts * lowest)
+    )
+
+
+def frames(
+    source: Namespace,
+    data: Sequence[bytes] | npt.NDArray[np.uint8],
+    *,
+    interface: str = "eth0",
+    repeat: int = 1,
+    per_second: float = 0,
+) -> Tally:
+    """Sends whole frames, `data` (or the rows of an array) `repeat` times over. Payload is not
+    known: 0."""
+    with source.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind((interface, 0))
+        pace = _Pace(per_second)
+        sent = 0
+        for _ in range(repeat):
+            for frame in data:
+                pace.wait(sent)
+                _send(raw, memoryview(frame))
+                sent += 1
+    return Tally(sent, repeat * sum(len(frame) for frame in data))
+
+
+def many_flows(
+    source: Pod,
+    to: Pod,
+    flows: int = 20011,
+    packets_each: int = 3,
+    payload: int = 18,
+    *,
+    v6: bool = False,
+    port: int = 9,
+    repeat: int = 1,
+) -> Tally:
+    """UDP of many flows to one port of a pod, from as many source addresses and ports.
+
+    All flows are open at once: the first packet of each goes before the second of any. The senders'
+    addresses belong to nobody, so let something listen on the port (UdpServer), or each is
+    answered.
+    """
+    rows = flow_frames(source, to, flows, payload, v6=v6, port=port)
+    sent = frames(source, rows, repeat=packets_each * repeat)
+    return Tally(sent.packets, sent.bytes, sent.packets * payload)
+
+
+def flow_frames(
+    source: Pod, to: Pod, flows: int, payload: int, *, v6: bool = False, port: int = 9
+) -> npt.NDArray[np.uint8]:
+    """The frames of `many_flows`, one a flow: an array (flows, frame length).
+
+    Flow i comes from port 1024 + i % 60000 of the (i // 60000)th address.
+    """
+    ends = ("fd00:10:246::", to.ipv6) if v6 else ("10.246.0.0", to.ipv4)
+    datagram = build.udp(*ends, 0, port, bytes(payload))
+    packet = (build.ipv6 if v6 else build.ipv4)(*ends, build.UDP, datagram)
+    frame = np.frombuffer(build.ethernet(to.mac, source.mac, packet), dtype=np.uint8)
+    rows = np.repeat(frame[np.newaxis], flows, axis=0)
+    number = np.arange(flows)
+    header = build.ETHERNET + _ip_header(ends)
+    changes = (
+        # Offset in the frame of a 16-bit word that is 0 in `frame`, and its value in each row.
+        (build.ETHERNET + (22 if v6 else 14), number // 60000),
+        (header, 1024 + number % 60000),
+    )
+    for offset, words in changes:
+        _set_words(rows, offset, words)
+        _add_to_checksum(rows, header + 6, words)
+    if not v6:
+        _add_to_checksum(rows, build.ETHERNET + 10, changes[0][1])
+    return rows
+
+
+def _set_words(rows: npt.NDArray[np.uint8], offset: int, words: npt.NDArray[np.int64]) -> None:
+    rows[:, offset] = words >> 8
+    rows[:, offset + 1] = words & 0xFF
+
+
+def _add_to_checksum(
+    rows: npt.NDArray[np.uint8], offset: int, added: npt.NDArray[np.int64]
+) -> None:
+    """RFC 1624: a word that was 0 becomes `added`."""
+    old = rows[:, offset].astype(np.int64) << 8 | rows[:, offset + 1]
+    total = (~old & 0xFFFF) + added
+    total = (total & 0xFFFF) + (total >> 16)
+    new = ~total & 0xFFFF
+    _set_words(rows, offset, np.where(new == 0, 0xFFFF, new))
+
+
+def _ip_header(to: tuple[str, object]) -> int:
+    return 40 if ":" in to[0] else 20
+
+
+def _udp_socket(
+    source: Namespace, to: Destination, bound: Destination, connected: bool
+) -> socket.socket:
+    v6 = ":" in to[0]
+    sender = source.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+    if any(bound):
+        sender.bind((bound[0] or ("::" if v6 else "0.0.0.0"), bound[1]))
+    if connected:
+        # Without it a packet that the device refused counts as sent: the socket says nothing.
+        sender.setsockopt(*(_RECVERR6 if v6 else _RECVERR4), 1)
+        sender.connect(to)
+    return sender
+
+
+def _send(sender: socket.socket, data: bytes | memoryview) -> None:
+    while True:
+        try:
+            sender.send(data)
+            return
+        except OSError as error:
+            # The queue in front of the receiving CPU is full; this packet was not delivered.
+            if error.errno != errno.ENOBUFS:
+                raise
+            time.sleep(0.001)
+
+
+def _await_reply(raw: socket.socket, skip: int, wanted: tuple[int, int, int], to: str) -> None:
+    deadline = time.monotonic() + 5
+    while (left := deadline - time.monotonic()) > 0:
+        if select.select([raw], [], [], left)[0]:
+            message = raw.recv(65535)[skip:]
+            kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", message)
+            if (kind, identifier, sequence) == wanted:
+                return
+    raise RetinaError(f"{to} did not answer echo request {wanted[2]} within 5 s")
+
+
+def _tcp_exchange(client: socket.socket, to: Destination, request: int, response: int) -> Exchange:
+    info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 232)
+    (retransmitted,) = struct.unpack_from("I", info, 100)
+    segments_out, segments_in = struct.unpack_from("II", info, 136)
+    if retransmitted:
+        raise RetinaError(
+            f"{retransmitted} segments to {to[0]}:{to[1]} were sent again: bytes would not be exact"
+        )
+    header = build.ETHERNET + _ip_header(to) + _TCP_HEADER + _TIMESTAMPS
+    more_in_syn = _SYN_OPTIONS - _TIMESTAMPS
+    return Exchange(
+        Tally(segments_out, segments_out * header + more_in_syn + request, request),
+        Tally(segments_in, segments_in * header + more_in_syn + response, response),
+    )
+
+
+class _Pace:
+    """Holds a sender to a rate, by the clock and not by adding up pauses."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._start = time.monotonic()
+
+    def wait(self, number: int) -> None:
+        if self._per_second:
+            ahead = self._start + number / self._per_second - time.monotonic()
+            if ahead > 0:
+                time.sleep(ahead)
