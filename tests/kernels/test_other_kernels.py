@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("tests/kernel", "tests/kernels", "tests/netns")
 
 
-def tested_series() -> list[str]:
+def kernel_series() -> list[str]:
     command = ["bash", "tools/kernels", "list"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.split()
@@ -30,12 +31,12 @@ def run_on(series: str, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("series", tested_series())
+@pytest.mark.parametrize("series", kernel_series())
 def test_objects_load_and_counts_are_exact_on(series):
     done = run_on(
         series,
-        ".venv/bin/python",
-        *"-m pytest tests -m kernels -q -p no:cacheprovider --color=no --timeout=600".split(),
+        *(".venv/bin/python", "-m", "pytest", *FOLDERS, "-m", "kernels"),
+        *("-q", "-p", "no:cacheprovider", "--color=no", "--timeout=600"),
     )
     print(done.stdout)
     closing = done.stdout.rstrip().rpartition("\n")[2]
@@ -44,7 +45,7 @@ def test_objects_load_and_counts_are_exact_on(series):
 
 
 def test_the_exit_code_of_a_command_there_comes_back():
-    series = tested_series()[0]
+    series = kernel_series()[0]
 
     done = run_on(series, "bash", "-c", "uname -r; exit 7")
 
