@@ -36,7 +36,7 @@ def bodies(block: EventBlock, low: int, high: int) -> list[str]:
         column = np.full(high - low, UNKNOWN, object)
         for values in reversed(by_set):
             found = values[name]
-            known = np.not_equal(found, None)
+            known = np.array([value is not None for value in found], bool)
             column[known] = [show(value) for value in found[known].tolist()]
         columns.append(column.tolist())
     return list(map(literal.__mod__, zip(*columns, strict=True)))

@@ -97,7 +97,7 @@ class LogRows:
         self.sizes: npt.NDArray[np.int64] = lengths + protobuf.varint_widths(lengths) + 1
 
     def pieces(self, low: int, high: int) -> list[bytes]:
-        return self._pieces[low:high].ravel().tolist()  # type: ignore[no-any-return]
+        return self._pieces[low:high].ravel().tolist()
 
 
 def _heads(

@@ -1,7 +1,7 @@
 """Points to ExportMetricsServiceRequest bytes: attributes cached by set, the rest packed by numpy.
 
-A point is a fixed-width head (times and value) followed by the bytes of its three attribute sets, so
-an export costs a join and no message objects.
+A point is a fixed-width head (times and value) followed by the bytes of its three attribute sets,
+so an export costs a join and no message objects.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class PointRows:
                 out[rows, 0] = self._heads(rows + low, len(rows), form)
         for place, ids in enumerate(self._columns, 1):
             out[:, place] = self._table.blobs[ids[low:high]]
-        return out.ravel().tolist()  # type: ignore[no-any-return]
+        return out.ravel().tolist()
 
     def _heads(self, rows: slice | npt.NDArray[np.intp], n: int, form: int) -> list[bytes]:
         """Tag, length and fixed-width fields of `rows`, which all have the same form."""

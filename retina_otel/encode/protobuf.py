@@ -90,7 +90,7 @@ def varint_bytes(values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.ui
 def integer_attributes(
     number: int, key: str, values: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
-    """A KeyValue field `number` with the same key for each of `values`: n bytes objects, lengths."""
+    """A KeyValue field `number` with the same key for each of `values`, and their lengths."""
     values = np.ascontiguousarray(values, np.int64)
     widths = varint_widths(values)
     objects = np.empty(len(values), object)

@@ -1,7 +1,7 @@
 """Cuts streams of encoded rows into requests below a size, without a whole export in memory.
 
-A stream is the rows of one metric, or of one kind of event. Rows keep their order; a scope or metric
-whose rows do not fit is written again, with its header, in the next request.
+A stream is the rows of one metric, or of one kind of event. Rows keep their order; a scope or
+metric whose rows do not fit is written again, with its header, in the next request.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Assembler(Protocol):
 
 
 def cut(streams: Iterable[Stream], assembler: Assembler, max_bytes: int) -> Iterator[Request]:
-    """Requests of at most `max_bytes` each; only a row that is larger by itself makes a larger one."""
+    """Requests of at most `max_bytes`; only a row that is larger by itself makes a larger one."""
     empty = assembler.overhead(None, None)
     scopes: list[tuple[str, list[Group]]] = []
     size, n_items = empty, 0

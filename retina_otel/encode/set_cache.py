@@ -1,7 +1,7 @@
 """What is encoded once per attribute set: tables from set id to bytes, refreshed by version.
 
-A table is right for the ids of the block it was last refreshed for, and only as long as that block's
-snapshot is held; `AttributeSets.version` tells when an id was given to another set.
+A table is right for the ids of the block it was last refreshed for, and only as long as that
+block's snapshot is held; `AttributeSets.version` tells when an id was given to another set.
 """
 
 from __future__ import annotations
