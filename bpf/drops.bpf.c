@@ -83,6 +83,11 @@ struct {
 /* Keeps the ring's record type in BTF, where user space finds it by the ring's name. */
 const struct rt_drop_record *rt_ring__drops_ring __attribute__((unused));
 
+/* The tracepoint's record where it has a 4th argument, which is this field. */
+struct trace_event_raw_kfree_skb___with_socket {
+	void *rx_sk;
+} __attribute__((preserve_access_index));
+
 /* The headers of a buffer: where its linear part starts and ends, and offsets into it. */
 struct rt_buffer {
 	unsigned char *head;
@@ -286,8 +291,7 @@ int drops_kfree_skb(__u64 *ctx)
 	__u32 *excluded;
 	__s64 bytes;
 
-	/* The tracepoint's 4th argument came together with this field of its record. */
-	if (bpf_core_field_exists(struct trace_event_raw_kfree_skb, rx_sk))
+	if (bpf_core_field_exists(struct trace_event_raw_kfree_skb___with_socket, rx_sk))
 		rx_sk = (struct sock *)ctx[3];
 
 	index = bpf_get_smp_processor_id() * 2 + (now_generation & 1);

@@ -1,4 +1,4 @@
-"""The node's own row of the EndpointTable, known without any identity extension.
+"""What is known without any identity extension: the node itself, and the world outside.
 
 The node is whoever owns the network namespace in which the agent runs: its interfaces but for the
 node's ends of pods' wires, and their addresses. Kept up to date as interfaces come and go.
@@ -19,6 +19,9 @@ from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
 
 SOURCE = "node"
 """Under which name the row is kept in the EndpointTable."""
+
+WORLD = Endpoint(EndpointKind.WORLD, "world", {K8S_RESOURCE_TYPE.name: "world"})
+"""Every public address that nothing else claims."""
 
 
 def belongs_to_node(interface: Interface) -> bool:
@@ -102,4 +105,4 @@ class NodeIdentity:
         endpoint = local_node(name, uid, self._interfaces.values())
         if endpoint != self._published:
             self._published = endpoint
-            self._context.identity.update([endpoint], source=SOURCE)
+            self._context.identity.update([endpoint, WORLD], source=SOURCE)

@@ -1,0 +1,153 @@
+"""The drops object in the kernel: loaded, attached, and read a generation at a time.
+
+`take()` returns all packets of the generation that it ends, each exactly once: rows of the finished
+table, records of the ring, and the ledger's words of the same generation. So the books close at
+every call, not just in the long run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from retina_otel.kernel.quiesce import wait_for_programs
+
+from retina_otel.kernel.attach import tp_btf
+from retina_otel.kernel.mapping import Variables, mmap_array
+from retina_otel.kernel.maps import ArrayMap, HashMap, possible_cpus
+from retina_otel.kernel.ring import Ring
+from retina_otel.kernel.syscall import prog_info
+from retina_otel.loaders import core, objects
+
+Array = npt.NDArray[Any]
+
+_PROGRAM = "drops_kfree_skb"
+_TABLES = ("drops_even", "drops_odd")
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """One generation. Arrays are the caller's."""
+
+    keys: Array
+    """rt_drop_key; a key may occur more than once."""
+    rows: Array
+    """rt_drop_row."""
+    seen: int
+    lost: int
+    not_network: int
+    other_netns: int
+    excluded: Mapping[int, int]
+    """By number of the reason."""
+
+
+class DropsTable:
+    """Raises LoadError, AttachError, MapError while it is made; then nothing stays behind."""
+
+    def __init__(
+        self,
+        excluded: Collection[int],
+        *,
+        max_entries: int,
+        ring_bytes: int,
+        max_namespaces: int,
+    ) -> None:
+        """`excluded` are numbers of core reasons. Counting begins at once."""
+        with ExitStack() as stack:
+            loaded = stack.enter_context(
+                core.load(
+                    objects.path("drops"),
+                    max_entries={
+                        **dict.fromkeys(_TABLES, max_entries),
+                        "drops_ledger": 2 * possible_cpus(),
+                        "drops_ring": ring_bytes,
+                        "drops_netns": max_namespaces,
+                    },
+                )
+            )
+            maps = loaded.maps
+            self._tables = [
+                HashMap(m.fd, m.key_dtype, m.value_dtype, m.max_entries)
+                for m in (maps[name] for name in _TABLES)
+            ]
+            ring = maps["drops_ring"]
+            self._ring = Ring(ring.fd, ring.value_dtype, ring.max_entries)
+            stack.callback(self._ring.close)
+            ledger = maps["drops_ledger"]
+            words = mmap_array(ledger.fd, ledger.value_dtype, ledger.max_entries)
+            self._ledger = words.reshape(possible_cpus(), 2)
+            self._before = [self._ledger[:, parity].copy() for parity in (0, 1)]
+            self._globals = Variables(maps[".data"].fd, loaded.btf, ".data")
+            netns = maps["drops_netns"]
+            self._netns = HashMap(netns.fd, netns.key_dtype, netns.value_dtype, netns.max_entries)
+            reasons = maps["drops_excluded"]
+            flags = ArrayMap(reasons.fd, np.uint32, reasons.max_entries)
+            for number in excluded:
+                if number < reasons.max_entries:
+                    flags.put(number, 1)
+            self._pending = np.empty(0, ring.value_dtype)
+            self._program = loaded.programs[_PROGRAM]
+            stack.enter_context(tp_btf(self._program))
+            self._stack = stack.pop_all()
+
+    def limit(self, inodes: Collection[int] | None) -> None:
+        """Counts only in these network namespaces; None: in all. MapError if there are too many."""
+        if inodes is None:
+            self._globals.limited[...] = 0
+            return
+        known = set(self._netns.read()[0].tolist())
+        for inode in known.difference(inodes):
+            self._netns.delete(inode)
+        for inode in set(inodes) - known:
+            self._netns.put(inode, 1)
+        self._globals.limited[...] = 1
+
+    def recursion_misses(self) -> int:
+        """Drops that interrupted the handling of another on the same CPU, and were not seen."""
+        return int(prog_info(self._program).recursion_misses)
+
+    def take(self) -> Drops:
+        """Ends the generation and returns what it counted. Waits for running programs."""
+        finished = int(self._globals.generation)
+        self._globals.generation[...] = (finished + 1) & 0xFFFFFFFF
+        wait_for_programs()
+        parity = finished & 1
+        keys, rows = self._tables[parity].drain()
+        records = np.concatenate((self._pending, self._ring.drain()))
+        ours = records["generation"] == finished
+        self._pending = records[~ours]
+        records = records[ours]
+        now = self._ledger[:, parity].copy()
+        change = {
+            name: now[name].sum(axis=0) - self._before[parity][name].sum(axis=0)
+            for name in ("seen", "lost", "not_network", "other_netns", "excluded")
+        }
+        self._before[parity] = now
+        return Drops(
+            keys=np.concatenate((keys, records["key"])),
+            rows=np.concatenate((rows, _as_rows(records, rows.dtype))),
+            seen=int(change["seen"]),
+            lost=int(change["lost"]),
+            not_network=int(change["not_network"]),
+            other_netns=int(change["other_netns"]),
+            excluded={
+                int(number): int(change["excluded"][number])
+                for number in np.flatnonzero(change["excluded"])
+            },
+        )
+
+    def close(self) -> None:
+        """Detaches, then frees everything."""
+        self._stack.close()
+
+
+def _as_rows(records: Array, dtype: np.dtype[Any]) -> Array:
+    rows = np.zeros(len(records), dtype)
+    rows["packets"] = 1
+    rows["bytes"] = records["bytes"]
+    rows["first"] = rows["last"] = records["now"]
+    return rows
