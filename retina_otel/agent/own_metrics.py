@@ -1,0 +1,173 @@
+"""The metrics that the agent reports about itself, declared once; they ride every metrics exporter.
+
+Ledgers count raw things since the start: for each ledger, seen = drained + filtered + sampled +
+not_ours + lost, so `retina.ledger.difference` is 0 when the books close.
+"""
+
+from __future__ import annotations
+
+from retina_otel.model.attributes import NETWORK_INTERFACE_NAME
+from retina_otel.model.signals import PREFIX, Attribute, Kind, Metric
+
+SCOPE = "retina_otel.agent"
+
+COMPONENT_ID = Attribute(
+    f"{PREFIX}component.id",
+    "string",
+    "The component, as the configuration names it.",
+    examples=("flows", "otlp_http/backup"),
+)
+COMPONENT_KIND = Attribute(
+    f"{PREFIX}component.kind",
+    "string",
+    "What the component is.",
+    examples=("receiver", "processor", "exporter", "extension"),
+)
+COMPONENT_STATE = Attribute(
+    f"{PREFIX}component.state",
+    "string",
+    "What the component is doing.",
+    examples=("starting", "running", "degraded", "failed", "stopped"),
+)
+LEDGER_NAME = Attribute(
+    f"{PREFIX}ledger.name",
+    "string",
+    "Whose books these are: kind and id of a component, or a pipeline.",
+    examples=("receiver/flows", "exporter/otlp_http"),
+)
+LEDGER_ACCOUNT = Attribute(
+    f"{PREFIX}ledger.account",
+    "string",
+    "What became of the things counted.",
+    examples=("seen", "drained", "filtered", "sampled", "not_ours", "lost"),
+)
+LEDGER_REASON = Attribute(
+    f"{PREFIX}ledger.reason",
+    "string",
+    "Why, for `not_ours` and `lost`; and what, for `retina.ledger.beside`.",
+    examples=("ring_full", "not_ip", "before_attach"),
+)
+LEDGER_UNIT = Attribute(
+    f"{PREFIX}ledger.unit",
+    "string",
+    "What is counted.",
+    examples=("packets", "events", "points"),
+)
+PIPELINE_NAME = Attribute(
+    f"{PREFIX}pipeline.name", "string", "The pipeline.", examples=("metrics", "logs/drops")
+)
+RELOAD_OUTCOME = Attribute(
+    f"{PREFIX}config.outcome",
+    "string",
+    "`refused`: the file was invalid and the old configuration went on.",
+    examples=("applied", "refused"),
+)
+CPU_MODE = Attribute(
+    "cpu.mode", "string", "Mode of the CPU.", stability="development", examples=("user", "system")
+)
+
+LEDGER_COUNT = Metric(
+    f"{PREFIX}ledger.count",
+    Kind.COUNTER,
+    "{count}",
+    "Raw things in each account of each ledger.",
+    attributes=(LEDGER_NAME, LEDGER_ACCOUNT, LEDGER_REASON, LEDGER_UNIT),
+    scope=SCOPE,
+)
+LEDGER_DIFFERENCE = Metric(
+    f"{PREFIX}ledger.difference",
+    Kind.GAUGE,
+    "{count}",
+    "Seen less all other accounts: 0 when the books close.",
+    attributes=(LEDGER_NAME, LEDGER_UNIT),
+    scope=SCOPE,
+)
+LEDGER_BESIDE = Metric(
+    f"{PREFIX}ledger.beside",
+    Kind.GAUGE,
+    "{count}",
+    "What is known beside the books: before attaching, in recursions of the kernel.",
+    attributes=(LEDGER_NAME, LEDGER_REASON, LEDGER_UNIT),
+    scope=SCOPE,
+)
+COVERAGE = Metric(
+    f"{PREFIX}coverage",
+    Kind.GAUGE,
+    "1",
+    "What was counted over what the interface itself counted; 1 is complete.",
+    attributes=(LEDGER_NAME, NETWORK_INTERFACE_NAME),
+    scope=SCOPE,
+    integer=False,
+)
+COMPONENT_STATUS = Metric(
+    f"{PREFIX}component.status",
+    Kind.UPDOWN,
+    "1",
+    "1 for the state that the component is in, 0 for the others.",
+    attributes=(COMPONENT_KIND, COMPONENT_ID, COMPONENT_STATE),
+    scope=SCOPE,
+)
+COMPONENT_FAILURES = Metric(
+    f"{PREFIX}component.failures",
+    Kind.COUNTER,
+    "{failure}",
+    "How often the component raised or missed its deadline.",
+    attributes=(COMPONENT_KIND, COMPONENT_ID),
+    scope=SCOPE,
+)
+COLLECTION_DURATION = Metric(
+    f"{PREFIX}receiver.collection.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time that a receiver took to be collected from.",
+    attributes=(COMPONENT_ID,),
+    boundaries=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
+    scope=SCOPE,
+    integer=False,
+)
+PIPELINE_SERIES = Metric(
+    f"{PREFIX}pipeline.series",
+    Kind.UPDOWN,
+    "{series}",
+    "Live series.",
+    attributes=(PIPELINE_NAME,),
+    scope=SCOPE,
+)
+CONFIG_RELOADS = Metric(
+    f"{PREFIX}config.reloads",
+    Kind.COUNTER,
+    "{reload}",
+    "How often the configuration was read again.",
+    attributes=(RELOAD_OUTCOME,),
+    scope=SCOPE,
+)
+PROCESS_CPU_TIME = Metric(
+    "process.cpu.time",
+    Kind.COUNTER,
+    "s",
+    "CPU time that the agent used.",
+    attributes=(CPU_MODE,),
+    scope=SCOPE,
+    integer=False,
+)
+PROCESS_MEMORY_USAGE = Metric(
+    "process.memory.usage",
+    Kind.UPDOWN,
+    "By",
+    "Resident memory of the agent.",
+    scope=SCOPE,
+)
+
+OWN_METRICS: tuple[Metric, ...] = (
+    LEDGER_COUNT,
+    LEDGER_DIFFERENCE,
+    LEDGER_BESIDE,
+    COVERAGE,
+    COMPONENT_STATUS,
+    COMPONENT_FAILURES,
+    COLLECTION_DURATION,
+    PIPELINE_SERIES,
+    CONFIG_RELOADS,
+    PROCESS_CPU_TIME,
+    PROCESS_MEMORY_USAGE,
+)

@@ -1,0 +1,119 @@
+"""What each component is doing, kept for the health endpoint and the agent's own metrics.
+
+Written by any thread. A change of state is logged once, not at each tick that confirms it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from retina_otel.component import AgentStatus, ComponentKind, ComponentStatus, State
+from retina_otel.pipeline.ledger import Ledger, LedgerReport
+
+Key = tuple[ComponentKind, str]
+
+
+@dataclass(slots=True)
+class _Entry:
+    state: State
+    reason: str
+    failures: int
+    logger: logging.Logger
+
+
+class StatusBoard:
+    """States of components by kind and id, and all ledgers by name."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[Key, _Entry] = {}
+        self._ledgers: dict[str, Ledger] = {}
+
+    def add(self, key: Key, logger: logging.Logger) -> None:
+        """A component appears, or is replaced by one with other settings."""
+        with self._lock:
+            before = self._entries.get(key)
+            failures = before.failures if before else 0
+            self._entries[key] = _Entry(State.STARTING, "", failures, logger)
+
+    def remove(self, key: Key) -> None:
+        with self._lock:
+            self._entries.pop(key, None)
+
+    def set(self, key: Key, state: State, reason: str = "", *, failed: bool = False) -> None:
+        """Notes a state. `failed` counts one failure."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return
+            if failed:
+                entry.failures += 1
+            changed = (entry.state, entry.reason) != (state, reason)
+            worked = entry.state in (State.RUNNING, State.STARTING)
+            entry.state, entry.reason = state, reason
+        if not changed:
+            return
+        if state is State.FAILED:
+            entry.logger.error("%s", reason)
+        elif state is State.DEGRADED:
+            entry.logger.warning("degraded: %s", reason)
+        elif state is State.RUNNING and not worked:
+            entry.logger.info("works again")
+
+    def state(self, key: Key) -> State:
+        with self._lock:
+            entry = self._entries.get(key)
+            return entry.state if entry else State.STOPPED
+
+    def reason(self, key: Key) -> str:
+        with self._lock:
+            entry = self._entries.get(key)
+            return entry.reason if entry else ""
+
+    def ledger(self, name: str, unit: str) -> Ledger:
+        """The ledger of that name, which goes on when its component is replaced."""
+        with self._lock:
+            ledger = self._ledgers.get(name)
+            if ledger is None:
+                ledger = self._ledgers[name] = Ledger(name, unit)
+            return ledger
+
+    def components(self) -> tuple[ComponentStatus, ...]:
+        with self._lock:
+            return tuple(
+                ComponentStatus(id_, kind, entry.state, entry.reason, entry.failures)
+                for (kind, id_), entry in self._entries.items()
+            )
+
+    def ledgers(self) -> Mapping[str, LedgerReport]:
+        with self._lock:
+            ledgers = dict(self._ledgers)
+        return {name: ledger.report() for name, ledger in ledgers.items()}
+
+    def agent(self, *, uptime_s: float, tick_age_s: float, tick_limit_s: float) -> AgentStatus:
+        """Ready when at least one receiver works, nothing has failed to start that data must pass,
+        and the tick thread passed lately."""
+        components = self.components()
+        receivers = [one for one in components if one.kind is ComponentKind.RECEIVER]
+        exporters = [one for one in components if one.kind is ComponentKind.EXPORTER]
+        reason = ""
+        if tick_age_s > tick_limit_s:
+            reason = f"nothing was collected for {tick_age_s:.0f} s"
+        elif receivers and not any(_works(one) for one in receivers):
+            reason = "no receiver works"
+        elif exporters and not any(_works(one) for one in exporters):
+            reason = "no exporter works"
+        return AgentStatus(
+            ready=not reason,
+            reason=reason,
+            uptime_s=uptime_s,
+            components=components,
+            ledgers=self.ledgers(),
+        )
+
+
+def _works(status: ComponentStatus) -> bool:
+    return status.state in (State.RUNNING, State.DEGRADED)

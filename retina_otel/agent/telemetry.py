@@ -1,0 +1,227 @@
+"""The agent's own metrics: measured by the stock OpenTelemetry SDK, carried by our own exporters.
+
+The SDK's instruments do the book-keeping (deltas of observed totals, histograms); at an interval
+the tick thread reads them and hands on a batch, as a receiver would. So they reach each backend by
+the same delivery, interval and temporality as the data: no second client runs in the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+import numpy as np
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+)
+from opentelemetry.sdk.resources import Resource
+
+from retina_otel import __version__
+from retina_otel.agent import own_metrics as own
+from retina_otel.agent.resource import own_usage
+from retina_otel.agent.status import StatusBoard
+from retina_otel.component import Collected, State
+from retina_otel.model import batches
+from retina_otel.model.attributes import NETWORK_INTERFACE_NAME
+from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
+from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
+
+_Observe = Callable[[], Iterable[Observation]]
+_DELTA: dict[type, AggregationTemporality] = {
+    Counter: AggregationTemporality.DELTA,
+    Histogram: AggregationTemporality.DELTA,
+    ObservableCounter: AggregationTemporality.DELTA,
+}
+
+
+class OwnTelemetry:
+    """`collect` on the tick thread; `measured` and `reloaded` on any."""
+
+    def __init__(
+        self, board: StatusBoard, series: Callable[[], Mapping[str, int]], interval_s: float
+    ) -> None:
+        """`series()` gives the live series of each pipeline."""
+        self._board = board
+        self._series = series
+        self._interval_ns = int(interval_s * 1e9)
+        self._window_start_ns = 0
+        self._reader = InMemoryMetricReader(preferred_temporality=_DELTA)
+        self._provider = MeterProvider(
+            [self._reader], resource=Resource({}), shutdown_on_exit=False
+        )
+        self._meter = self._provider.get_meter(own.SCOPE, __version__, SCHEMA_URL)
+        self._durations = self._meter.create_histogram(
+            own.COLLECTION_DURATION.name,
+            own.COLLECTION_DURATION.unit,
+            own.COLLECTION_DURATION.brief,
+            explicit_bucket_boundaries_advisory=list(own.COLLECTION_DURATION.boundaries),
+        )
+        self._reloads = self._meter.create_counter(
+            own.CONFIG_RELOADS.name, own.CONFIG_RELOADS.unit, own.CONFIG_RELOADS.brief
+        )
+        self._observe(own.LEDGER_COUNT, self._ledger_counts)
+        self._observe(own.LEDGER_DIFFERENCE, self._ledger_differences)
+        self._observe(own.LEDGER_BESIDE, self._ledger_beside)
+        self._observe(own.COVERAGE, self._coverage)
+        self._observe(own.COMPONENT_STATUS, self._component_states)
+        self._observe(own.COMPONENT_FAILURES, self._component_failures)
+        self._observe(own.PIPELINE_SERIES, self._pipeline_series)
+        self._observe(own.PROCESS_CPU_TIME, self._cpu_time)
+        self._observe(own.PROCESS_MEMORY_USAGE, self._memory)
+
+    def set_interval(self, interval_s: float) -> None:
+        self._interval_ns = int(interval_s * 1e9)
+
+    def measured(self, receiver_id: str, seconds: float) -> None:
+        """A receiver was collected from."""
+        self._durations.record(seconds, {own.COMPONENT_ID.name: receiver_id})
+
+    def reloaded(self, outcome: str) -> None:
+        """The configuration was read again: "applied" or "refused"."""
+        self._reloads.add(1, {own.RELOAD_OUTCOME.name: outcome})
+
+    def collect(self, window: Window, *, now: bool = False) -> Collected:
+        """All of them, if the interval has passed or `now`; else nothing."""
+        start_ns = self._window_start_ns or window.start_ns
+        # Half a tick of tolerance would be wrong for short intervals; a hair is enough for jitter.
+        due_ns = self._window_start_ns + self._interval_ns * 99 // 100
+        if not now and self._window_start_ns and window.end_ns < due_ns:
+            return Collected()
+        self._window_start_ns = window.end_ns
+        return Collected(metrics=list(self._batches(Window(start_ns, window.end_ns))))
+
+    def close(self) -> None:
+        self._provider.shutdown()
+
+    def _batches(self, window: Window) -> Iterator[MetricBatch]:
+        data = self._reader.get_metrics_data()
+        if data is None:
+            return
+        declared = {metric.name: metric for metric in own.OWN_METRICS}
+        for resource_metrics in data.resource_metrics:
+            for scope_metrics in resource_metrics.scope_metrics:
+                for measured in scope_metrics.metrics:
+                    metric = declared[measured.name]
+                    points = [*measured.data.data_points]
+                    if points:
+                        yield MetricBatch(window, {metric: _values(metric, points)}, _own(points))
+
+    def _observe(self, metric: Metric, observe: _Observe) -> None:
+        create = {
+            Kind.COUNTER: self._meter.create_observable_counter,
+            Kind.GAUGE: self._meter.create_observable_gauge,
+            Kind.UPDOWN: self._meter.create_observable_up_down_counter,
+        }[metric.kind]
+
+        def callback(options: CallbackOptions) -> Iterable[Observation]:
+            return observe()
+
+        create(metric.name, [callback], metric.unit, metric.brief)
+
+    def _ledger_counts(self) -> Iterator[Observation]:
+        for name, report in self._board.ledgers().items():
+            base = {own.LEDGER_NAME.name: name, own.LEDGER_UNIT.name: report.unit}
+            for account in ("seen", "drained", "filtered", "sampled"):
+                yield Observation(
+                    getattr(report, account), {**base, own.LEDGER_ACCOUNT.name: account}
+                )
+            for account, reasons in (("not_ours", report.not_ours), ("lost", report.lost)):
+                for reason, count in reasons.items():
+                    yield Observation(
+                        count,
+                        {
+                            **base,
+                            own.LEDGER_ACCOUNT.name: account,
+                            own.LEDGER_REASON.name: reason,
+                        },
+                    )
+
+    def _ledger_differences(self) -> Iterator[Observation]:
+        for name, report in self._board.ledgers().items():
+            yield Observation(
+                report.difference,
+                {own.LEDGER_NAME.name: name, own.LEDGER_UNIT.name: report.unit},
+            )
+
+    def _ledger_beside(self) -> Iterator[Observation]:
+        for name, report in self._board.ledgers().items():
+            for reason, count in report.beside.items():
+                yield Observation(
+                    count,
+                    {
+                        own.LEDGER_NAME.name: name,
+                        own.LEDGER_UNIT.name: report.unit,
+                        own.LEDGER_REASON.name: reason,
+                    },
+                )
+
+    def _coverage(self) -> Iterator[Observation]:
+        for name, report in self._board.ledgers().items():
+            for interface, ratio in report.coverage.items():
+                yield Observation(
+                    ratio,
+                    {own.LEDGER_NAME.name: name, NETWORK_INTERFACE_NAME.name: interface},
+                )
+
+    def _component_states(self) -> Iterator[Observation]:
+        for status in self._board.components():
+            for state in State:
+                yield Observation(
+                    int(state is status.state),
+                    {
+                        own.COMPONENT_KIND.name: status.kind.value,
+                        own.COMPONENT_ID.name: status.id,
+                        own.COMPONENT_STATE.name: state.value,
+                    },
+                )
+
+    def _component_failures(self) -> Iterator[Observation]:
+        for status in self._board.components():
+            yield Observation(
+                status.failures,
+                {own.COMPONENT_KIND.name: status.kind.value, own.COMPONENT_ID.name: status.id},
+            )
+
+    def _pipeline_series(self) -> Iterator[Observation]:
+        for name, count in self._series().items():
+            yield Observation(count, {own.PIPELINE_NAME.name: name})
+
+    def _cpu_time(self) -> Iterator[Observation]:
+        user, system, _ = own_usage()
+        yield Observation(user, {own.CPU_MODE.name: "user"})
+        yield Observation(system, {own.CPU_MODE.name: "system"})
+
+    def _memory(self) -> Iterator[Observation]:
+        yield Observation(own_usage()[2])
+
+
+_Point = NumberDataPoint | HistogramDataPoint
+
+
+def _values(metric: Metric, points: Sequence[object]) -> batches.Values:
+    histograms = [point for point in points if isinstance(point, HistogramDataPoint)]
+    if metric.kind is Kind.HISTOGRAM:
+        return batches.Histogram(
+            np.array([point.bucket_counts for point in histograms], np.int64),
+            np.array([point.sum for point in histograms], np.float64),
+        )
+    numbers = [point.value for point in points if isinstance(point, NumberDataPoint)]
+    return np.array(numbers, np.int64) if metric.integer else np.array(numbers, np.float64)
+
+
+def _own(points: Sequence[_Point]) -> dict[str, Column]:
+    names = dict.fromkeys(name for point in points for name in (point.attributes or {}))
+    columns = {}
+    for name in names:
+        codes = np.full(len(points), -1, np.int32)
+        values: dict[AttributeValue, int] = {}
+        for row, point in enumerate(points):
+            value = (point.attributes or {}).get(name)
+            if isinstance(value, (str, int, float)):
+                codes[row] = values.setdefault(value, len(values))
+        columns[name] = Column(codes, list(values))
+    return columns

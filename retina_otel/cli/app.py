@@ -1,0 +1,120 @@
+"""The command group: commands loaded by name, errors as one line each, exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+
+import click
+
+from retina_otel.cli.exit_codes import ExitCode, exit_code
+from retina_otel.errors import RetinaError
+
+PROGRAM = "retina-otel"
+COMPLETION_VARIABLE = "_RETINA_OTEL_COMPLETE"
+
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "agent": ("retina_otel.cli.agent", "Collect from the kernel and push it out."),
+    "validate": ("retina_otel.cli.validate", "Check a configuration without running it."),
+    "components": ("retina_otel.cli.components", "List what a configuration may name."),
+    "demo": ("retina_otel.cli.demo", "Show it working in a small lab on this machine."),
+    "schema": ("retina_otel.cli.schema", "Print the JSON Schema of the configuration."),
+    "completion": ("retina_otel.cli.completion", "Print the completion script of a shell."),
+    "version": ("retina_otel.cli.version", "Print the version."),
+}
+"""Name -> module whose `command` it is, and the line in the list of commands."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command only when it is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = module.command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{module.__name__}.command is not a command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(name, COMMANDS, n=1)
+            remedy = f"Did you mean '{close[0]}'?" if close else f"Commands: {', '.join(COMMANDS)}."
+            raise click.UsageError(f"No such command '{name}'. {remedy}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, brief) for name, (_, brief) in COMMANDS.items()])
+
+
+@click.command(
+    name=PROGRAM,
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=f"Try `{PROGRAM} COMMAND --help` for the options and examples of a command.",
+)
+def command() -> None:
+    """Network observability for Kubernetes nodes and pods, from the kernel to OpenTelemetry.
+
+    \b
+    Examples:
+      retina-otel agent
+      retina-otel agent --config agent.yaml --set service.interval=1s
+      retina-otel validate --config agent.yaml
+    """
+
+
+def run(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits; every failure is a line on standard error."""
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        result = command.main(
+            arguments,
+            prog_name=PROGRAM,
+            complete_var=COMPLETION_VARIABLE,
+            standalone_mode=False,
+        )
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.UsageError as error:
+        error.show()
+        return ExitCode.USAGE
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.FAILURE
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except RetinaError as error:
+        report(error)
+        return exit_code(error)
+    except BrokenPipeError:
+        # Who read our output has enough; Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def report(error: RetinaError) -> None:
+    """Prints an error, or each of several, as `error: what. Remedy.`"""
+    errors = getattr(error, "errors", (error,))
+    for one in errors:
+        click.echo(f"{click.style('error:', fg='red', bold=True)} {one}", err=True)
+
+
+def warn(text: str) -> None:
+    click.echo(f"{click.style('warning:', fg='yellow', bold=True)} {text}", err=True)

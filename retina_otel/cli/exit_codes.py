@@ -1,0 +1,38 @@
+"""With what the command ends, documented in the reference of the command line."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+from retina_otel.errors import ConfigError, KernelError, RetinaError
+
+
+class ExitCode(IntEnum):
+    OK = 0
+    FAILURE = 1
+    USAGE = 2
+    CONFIG = 3
+    KERNEL = 4
+
+
+MEANING = {
+    ExitCode.OK: "All went well; the agent was asked to stop and did so in time.",
+    ExitCode.FAILURE: "Something failed while running: a port is in use, a file can't be written, "
+    "data was left unsent at shutdown.",
+    ExitCode.USAGE: "The command line is wrong.",
+    ExitCode.CONFIG: "The configuration is invalid.",
+    ExitCode.KERNEL: "No receiver can run: a privilege or a feature of the kernel is missing.",
+}
+
+_MISSING = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOENT}
+)
+
+
+def exit_code(error: RetinaError) -> ExitCode:
+    if isinstance(error, ConfigError):
+        return ExitCode.CONFIG
+    if isinstance(error, KernelError) and error.errno in _MISSING:
+        return ExitCode.KERNEL
+    return ExitCode.FAILURE
