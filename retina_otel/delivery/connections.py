@@ -146,6 +146,20 @@ def explain(error: BaseException, url: str) -> Outcome:
             f"{url}: its host name has no address",
             "Check the endpoint's host name and the node's DNS",
         )
+    failed = _first(causes, OSError)
+    if failed is not None and failed.errno == errno.ECONNREFUSED:
+        return Outcome(
+            Result.RETRY,
+            "connection_refused",
+            f"{url}: connection refused",
+            "Check that a backend listens there and that the endpoint's port is right",
+        )
+    # NewConnectionError counts as a timeout for urllib3, but not for a person.
+    if _first(causes, NewConnectionError) or _first(causes, ProxyError):
+        what = failed.strerror if failed is not None and failed.strerror else "no connection"
+        return Outcome(
+            Result.RETRY, "connect", f"{url}: {what}", "Check the endpoint and the network"
+        )
     if _first(causes, ConnectTimeoutError):
         return Outcome(
             Result.RETRY,
@@ -159,19 +173,6 @@ def explain(error: BaseException, url: str) -> Outcome:
             "timeout",
             f"{url}: no answer within the timeout",
             "The backend is slow or overloaded; a longer timeout may help",
-        )
-    failed = _first(causes, OSError)
-    if failed is not None and failed.errno == errno.ECONNREFUSED:
-        return Outcome(
-            Result.RETRY,
-            "connection_refused",
-            f"{url}: connection refused",
-            "Check that a backend listens there and that the endpoint's port is right",
-        )
-    if _first(causes, NewConnectionError) or _first(causes, ProxyError):
-        what = failed.strerror if failed is not None and failed.strerror else "no connection"
-        return Outcome(
-            Result.RETRY, "connect", f"{url}: {what}", "Check the endpoint and the network"
         )
     return Outcome(
         Result.RETRY,

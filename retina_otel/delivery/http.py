@@ -6,13 +6,14 @@ counting and a message for a person. Headers and queries, which may hold secrets
 
 from __future__ import annotations
 
+import base64
 import threading
 import time
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPException
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
@@ -74,8 +75,9 @@ class HttpSender:
             **target.headers,
         }
         if parts.username is not None:
-            credentials = f"{parts.username}:{parts.password or ''}"
-            self._headers.update(urllib3.make_headers(basic_auth=credentials))
+            credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            basic = base64.b64encode(credentials.encode()).decode()
+            self._headers.setdefault("Authorization", f"Basic {basic}")
         if target.tls.insecure_skip_verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # said once, by the exporter
         self._connections = Connections(
@@ -97,7 +99,7 @@ class HttpSender:
                 response = self._post(body, max(0.1, deadline - time.monotonic()))
                 if response.status in {400, 415}:
                     self._compressor.reconsider()
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
+        except (HTTPError, HTTPException, OSError) as error:
             self._connections.reset()
             return explain(error, self.target.shown)
         except RetinaError as error:
@@ -117,6 +119,7 @@ class HttpSender:
             timeout=urllib3.Timeout(total=timeout_s),
             retries=False,
             redirect=False,
+            assert_same_host=False,  # a plain proxy is asked for the whole URL
             preload_content=False,
             decode_content=True,
         )

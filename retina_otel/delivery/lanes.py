@@ -211,7 +211,8 @@ class Lane(ABC, Generic[Export]):
             self._report.passed(self.name)
         elif outcome.result is Result.TOO_LARGE and self._halve():
             self._report.warn(outcome)
-            self.max_bytes = max(_SMALLEST_REQUEST, min(self.max_bytes, len(request.body)) // 2)
+            larger = max(len(self._waiting[0].body), len(self._waiting[1].body))
+            self.max_bytes = max(_SMALLEST_REQUEST, min(self.max_bytes, larger))
         elif outcome.result is Result.RETRY:
             self._failed(now, outcome)
         else:

@@ -1,0 +1,153 @@
+"""What a test of an exporter needs: readers fed by the test, a clock of its own, and a context.
+
+The readers keep the contract of `retina_otel.pipeline.points`: what is not acknowledged comes
+again, metrics in newer form, events as they were.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from retina_otel.component import Context
+from retina_otel.model.interfaces import Interface
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.ledger import Ledger
+from retina_otel.pipeline.points import EventBlock, EventsExport, MetricsExport, PointBlock
+
+
+class MetricsFeed:
+    """A MetricsReader whose snapshots the test publishes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest: MetricsExport | None = None
+        self.acknowledged: list[int] = []
+        """Sequence numbers, in the order in which they were acknowledged."""
+        self.taken = 0
+
+    def publish(self, sequence: int, blocks: Sequence[PointBlock]) -> None:
+        with self._lock:
+            self._newest = MetricsExport(sequence, tuple(blocks))
+
+    def take(self) -> MetricsExport | None:
+        with self._lock:
+            self.taken += 1
+            return self._newest
+
+    def acknowledge(self, export: MetricsExport) -> None:
+        with self._lock:
+            self.acknowledged.append(export.sequence)
+
+
+class EventsFeed:
+    """An EventsReader over blocks that the test appends; each block is one export."""
+
+    def __init__(self, most_blocks: int = 1000) -> None:
+        self._lock = threading.Lock()
+        self._blocks: list[tuple[int, EventBlock]] = []
+        self._most = most_blocks
+        self._sequence = 0
+        self._shed = 0
+
+    def append(self, block: EventBlock) -> None:
+        """Sheds the oldest block when there are more than `most_blocks`."""
+        with self._lock:
+            self._sequence += 1
+            self._blocks.append((self._sequence, block))
+            if len(self._blocks) > self._most:
+                self._shed += len(self._blocks.pop(0)[1].time_ns)
+
+    def take(self, max_bytes: int) -> EventsExport | None:
+        with self._lock:
+            if not self._blocks:
+                return None
+            sequence, block = self._blocks[0]
+            return EventsExport(sequence, (block,))
+
+    def acknowledge(self, export: EventsExport) -> None:
+        with self._lock:
+            self._blocks = [each for each in self._blocks if each[0] > export.sequence]
+
+    @property
+    def shed(self) -> int:
+        with self._lock:
+            return self._shed
+
+
+class SystemClock:
+    """The machine's clocks."""
+
+    def wall_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+
+class ManualClock:
+    """A clock that moves when the test says so."""
+
+    def __init__(self, wall_ns: int = 1_800_000_000 * 10**9) -> None:
+        self._wall_ns = wall_ns
+        self._passed_ns = 0
+
+    def wall_ns(self) -> int:
+        return self._wall_ns + self._passed_ns
+
+    def monotonic_ns(self) -> int:
+        return 10**9 + self._passed_ns
+
+    def advance(self, seconds: float) -> None:
+        self._passed_ns += round(seconds * 1e9)
+
+    def advance_to(self, monotonic_ns: int) -> None:
+        self._passed_ns = max(self._passed_ns, monotonic_ns - 10**9)
+
+
+class NoInterfaces:
+    """An InterfaceRegistry of a machine without interfaces."""
+
+    def current(self) -> Mapping[int, Interface]:
+        return {}
+
+    def subscribe(self, callback: object) -> None: ...
+
+    def read_stats(self) -> Mapping[int, Interface]:
+        return {}
+
+
+@dataclass
+class Bench:
+    """A context for one exporter, and what the exporter said through it."""
+
+    clock: SystemClock | ManualClock = field(default_factory=SystemClock)
+    id: str = "exporter"
+    resource: dict[str, str | int | bool] = field(
+        default_factory=lambda: {"service.name": "retina-otel"}
+    )
+    reasons: list[str] = field(default_factory=list)
+    """Each reason that was given for being degraded; "" says that it is over."""
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.id, "items")
+        self.logger = logging.getLogger(f"test.{self.id}.{random.getrandbits(32):08x}")
+
+    def context(self) -> Context:
+        return Context(
+            id=self.id,
+            clock=self.clock,
+            logger=self.logger,
+            ledger=self.ledger,
+            identity=EndpointTable(),
+            interfaces=NoInterfaces(),
+            resource=self.resource,
+            degraded=self.reasons.append,
+        )
+
+    def deadline_ns(self, seconds: float) -> int:
+        return self.clock.monotonic_ns() + round(seconds * 1e9)
