@@ -17,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +24,27 @@ import numpy.typing as npt
 
 from retina_otel.errors import RetinaError
 from retina_otel.testing import packets as build
+from retina_otel.testing.flow_frames import flow_frames
 from retina_otel.testing.lab import Pod
 from retina_otel.testing.namespaces import Namespace
 from retina_otel.testing.servers import REQUEST
+from retina_otel.testing.tally import Exchange, Tally
+
+__all__ = [
+    "Destination",
+    "Exchange",
+    "Tally",
+    "flow_frames",
+    "frames",
+    "icmp_echo",
+    "many_flows",
+    "tcp",
+    "tcp_refused",
+    "tcp_unanswered",
+    "two_cpus",
+    "udp",
+    "udp_requests",
+]
 
 Destination = tuple[str, int]
 
@@ -38,31 +55,6 @@ _TIMESTAMPS = 12
 _SYN_OPTIONS = 20
 _RECVERR4, _RECVERR6 = (socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25)
 _BLAST = Path(__file__).with_name("_blast.py")
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Frames on the wire, their bytes with Ethernet headers, and the payload bytes in them."""
-
-    packets: int = 0
-    bytes: int = 0
-    payload: int = 0
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.packets + other.packets, self.bytes + other.bytes, self.payload + other.payload
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """Both directions at the asking end: what it sent and what it received."""
-
-    sent: Tally = Tally()
-    received: Tally = Tally()
-
-    def __add__(self, other: Exchange) -> Exchange:
-        return Exchange(self.sent + other.sent, self.received + other.received)
 
 
 def udp(
@@ -91,6 +83,26 @@ def udp(
             else:
                 sender.sendto(data, to)
     return Tally(packets, packets * (overhead + payload), packets * payload)
+
+
+def udp_requests(
+    source: Namespace, to: Destination, requests: int, request: bytes, *, per_second: float = 0
+) -> Exchange:
+    """Datagrams each of which waits for one answer. Raises if one does not come within 5 s."""
+    overhead = build.ETHERNET + _ip_header(to) + _UDP_HEADER
+    answers = 0
+    with _udp_socket(source, to, ("", 0), True) as client:
+        client.settimeout(5)
+        pace = _Pace(per_second)
+        for number in range(requests):
+            pace.wait(number)
+            _send(client, request)
+            answers += len(client.recv(65535))
+    asked = requests * len(request)
+    return Exchange(
+        Tally(requests, requests * overhead + asked, asked),
+        Tally(requests, requests * overhead + answers, answers),
+    )
 
 
 def two_cpus(
@@ -207,6 +219,23 @@ def tcp_refused(source: Namespace, to: Destination, attempts: int = 11) -> Excha
     )
 
 
+def tcp_unanswered(source: Namespace, to: Destination, attempts: int = 7) -> Tally:
+    """Connects where a firewall lets nothing through, and gives up before the first repetition."""
+    sent = 0
+    family = socket.AF_INET6 if ":" in to[0] else socket.AF_INET
+    for _ in range(attempts):
+        with source.socket(family, socket.SOCK_STREAM) as client:
+            client.settimeout(0.05)
+            try:
+                client.connect(to)
+            except TimeoutError:
+                info = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 144)
+                sent += struct.unpack_from("I", info, 136)[0]
+            else:
+                raise RetinaError(f"{to[0]}:{to[1]} was let through")
+    return Tally(sent, sent * (build.ETHERNET + _ip_header(to) + _TCP_HEADER + _SYN_OPTIONS))
+
+
 def frames(
     source: Namespace,
     data: Sequence[bytes] | npt.NDArray[np.uint8],
@@ -249,49 +278,6 @@ def many_flows(
     rows = flow_frames(source, to, flows, payload, v6=v6, port=port)
     sent = frames(source, rows, repeat=packets_each * repeat)
     return Tally(sent.packets, sent.bytes, sent.packets * payload)
-
-
-def flow_frames(
-    source: Pod, to: Pod, flows: int, payload: int, *, v6: bool = False, port: int = 9
-) -> npt.NDArray[np.uint8]:
-    """The frames of `many_flows`, one a flow: an array (flows, frame length).
-
-    Flow i comes from port 1024 + i % 60000 of the (i // 60000)th address.
-    """
-    ends = ("fd00:10:246::", to.ipv6) if v6 else ("10.246.0.0", to.ipv4)
-    datagram = build.udp(*ends, 0, port, bytes(payload))
-    packet = (build.ipv6 if v6 else build.ipv4)(*ends, build.UDP, datagram)
-    frame = np.frombuffer(build.ethernet(to.mac, source.mac, packet), dtype=np.uint8)
-    rows = np.repeat(frame[np.newaxis], flows, axis=0)
-    number = np.arange(flows)
-    header = build.ETHERNET + _ip_header(ends)
-    changes = (
-        # Offset in the frame of a 16-bit word that is 0 in `frame`, and its value in each row.
-        (build.ETHERNET + (22 if v6 else 14), number // 60000),
-        (header, 1024 + number % 60000),
-    )
-    for offset, words in changes:
-        _set_words(rows, offset, words)
-        _add_to_checksum(rows, header + 6, words)
-    if not v6:
-        _add_to_checksum(rows, build.ETHERNET + 10, changes[0][1])
-    return rows
-
-
-def _set_words(rows: npt.NDArray[np.uint8], offset: int, words: npt.NDArray[np.int64]) -> None:
-    rows[:, offset] = words >> 8
-    rows[:, offset + 1] = words & 0xFF
-
-
-def _add_to_checksum(
-    rows: npt.NDArray[np.uint8], offset: int, added: npt.NDArray[np.int64]
-) -> None:
-    """RFC 1624: a word that was 0 becomes `added`."""
-    old = rows[:, offset].astype(np.int64) << 8 | rows[:, offset + 1]
-    total = (~old & 0xFFFF) + added
-    total = (total & 0xFFFF) + (total >> 16)
-    new = ~total & 0xFFFF
-    _set_words(rows, offset, np.where(new == 0, 0xFFFF, new))
 
 
 def _ip_header(to: tuple[str, object]) -> int:

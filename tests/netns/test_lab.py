@@ -140,6 +140,35 @@ def test_flow_frames_are_of_as_many_flows_as_asked_for(lab: Lab) -> None:
     assert len({bytes(row[26:36]) for row in rows}) == 70001
 
 
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_datagrams_and_their_answers_are_tallied(lab: Lab, family: str) -> None:
+    web, api = lab.pods
+    exchange = Exchange()
+    with UdpServer(api, address(api, family), 53, lambda asked: asked + bytes(83)) as server:
+
+        def act() -> None:
+            nonlocal exchange
+            exchange = traffic.udp_requests(web, server.to, 101, bytes(37))
+
+        counted = sent_and_received(web, act)
+    assert counted == (without_payload(exchange.sent), without_payload(exchange.received))
+    assert exchange.received.payload == 101 * 120
+
+
+@pytest.mark.parametrize("family", ["ipv4", "ipv6"])
+def test_a_connection_that_a_firewall_swallows_is_one_packet(lab: Lab, family: str) -> None:
+    web, api = lab.pods
+    api.nft("table inet wall { chain in { type filter hook input priority 0; policy drop; }; }")
+    tally = Tally()
+
+    def act() -> None:
+        nonlocal tally
+        tally = traffic.tcp_unanswered(web, (address(api, family), 80), 7)
+
+    assert sent_and_received(web, act) == (tally, Tally())
+    assert tally.packets == 7
+
+
 def test_two_processes_send_one_flow(lab: Lab) -> None:
     web, api = lab.pods
     with UdpServer(api, api.ipv4, 9) as server:
