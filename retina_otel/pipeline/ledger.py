@@ -31,7 +31,8 @@ class LedgerReport:
     beside: Mapping[str, int]
     """Known, but outside the equation: before_attach, recursion misses."""
     held: int = 0
-    """Read, but kept back until it is known what they are; the next ticks move them to an account."""
+    """Read, but kept back until it is known what they are; the next ticks move them to an
+    account."""
     coverage: Mapping[str, float] = field(default_factory=dict)
     """Counted bytes over the interface's own, by interface (only where it could be judged)."""
 
@@ -73,7 +74,8 @@ class Ledger:
         lost: Mapping[str, int] | None = None,
         held: int = 0,
     ) -> None:
-        """Adds deltas, all at once, so that a report never sees half of a tick; `held` may be negative."""
+        """Adds deltas, all at once, so that a report never sees half of a tick; `held` may be
+        negative."""
         with self._lock:
             self._accounts.update(seen=seen, drained=drained, filtered=filtered, sampled=sampled)
             self._held += held

@@ -1,0 +1,201 @@
+"""Accumulator: the end of a metrics pipeline. Owns every series, publishes snapshots, serves
+readers.
+
+The tick thread adds batches and publishes; exporter threads read through `reader()`. They share one
+lock, held only while a snapshot changes hands: what a reader has taken nobody changes. Times of
+snapshots grow even if the wall clock steps back, and no point is older than its series' start.
+
+Safety of set ids: a series' ids go back to AttributeSets under the number of the newest snapshot,
+which may still show them, and are given to other sets only when every reader has let go of that
+snapshot. A reader lets go by `acknowledge()` or by its next `take()`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from retina_otel.model.attribute_sets import AttributeSets
+from retina_otel.model.batches import MetricBatch, Values
+from retina_otel.model.signals import Event, Metric
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.points import Temporality
+from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection
+from retina_otel.pipeline.readers import SnapshotReader
+from retina_otel.pipeline.series import REPLACED, SeriesTable
+from retina_otel.pipeline.snapshots import Snapshot, Totals, totals
+
+_MINUTE = 60_000_000_000
+
+TIME_STEP_NS = 2_000_000
+"""Between a start and the zero point, the first point, and a stale marker lies half of this: 1 ms
+is the finest that Prometheus tells apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccumulatorSettings:
+    """What an accumulator is told by configuration."""
+
+    attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By metric name (exact, or a pattern), patterns over attribute names; see `projection`. A
+    metric that none matches has the default attributes."""
+    cardinality_limit: int = 20_000
+    """Live series of one metric."""
+    idle_ns: int = 10 * _MINUTE
+    """A series without an increment for so long ends."""
+    release_ns: int = 30 * _MINUTE
+    """An ended series is freed after so long, acknowledged or not."""
+
+
+def patterns_for(signal: Metric | Event, attributes: Mapping[str, Sequence[str]]) -> Choice:
+    """The choice for a signal: by its exact name, else by the first pattern that matches."""
+    chosen = attributes.get(signal.name)
+    if chosen is None:
+        matching = (p for name, p in attributes.items() if fnmatchcase(signal.name, name))
+        chosen = next(matching, None)
+    return Choice.of(signal, chosen)
+
+
+class Accumulator:
+    """See the module's docstring. `add` and `snapshot` belong to the tick thread."""
+
+    def __init__(
+        self, endpoints: EndpointTable, settings: AccumulatorSettings | None = None
+    ) -> None:
+        self.settings = settings or AccumulatorSettings()
+        self.sets = AttributeSets()
+        self.released_unacknowledged = 0
+        """Ended series that were freed before every reader had their final value acknowledged."""
+        self._endpoints = endpoints
+        self._projections: dict[Choice, Projection] = {}
+        self._tables: list[SeriesTable] = []
+        self._table_of: dict[Metric, SeriesTable] = {}
+        self._lock = threading.Lock()
+        self._readers: list[SnapshotReader] = []
+        self._snapshot: Snapshot | None = None
+        self._sequence = 0
+        self._time_ns = 0
+        self._latest_start_ns = 0
+
+    @property
+    def n_live(self) -> int:
+        """Live series over all metrics, overflow not counted."""
+        return sum(table.n_live * len(table.metrics) for table in self._tables)
+
+    def add(self, batch: MetricBatch) -> None:
+        """Credits every row of every metric of `batch` to a series."""
+        if len(batch) == 0:
+            return
+        start_ns = max(batch.window.start_ns, self._time_ns)
+        self._latest_start_ns = max(self._latest_start_ns, start_ns)
+        groups: dict[SeriesTable, dict[Metric, Values]] = {}
+        for metric, values in batch.values.items():
+            table = self._table_of.get(metric) or self._make_table(metric, batch)
+            groups.setdefault(table, {})[metric] = values
+        projected: dict[Projection, ProjectedRows] = {}
+        for table, metrics in groups.items():
+            if table.projection not in projected:
+                projected[table.projection] = table.projection.project(batch)
+            rows = projected[table.projection]
+            table.add(rows, metrics, self._sequence + 1, start_ns)
+
+    def snapshot(self, end_ns: int) -> Snapshot:
+        """Ends the window, and what ends with it, and publishes. Called once a tick, after
+        `add`."""
+        self._endpoints.advance(end_ns)
+        time_ns = self._next_time(end_ns)
+        sequence = self._sequence + 1
+        for table in self._tables:
+            table.end(sequence, time_ns, self.settings.idle_ns)
+        return self._publish(sequence, time_ns)
+
+    def end_all(self, end_ns: int) -> Snapshot:
+        """Publishes the final values of every series: the projection changes, or the agent stops
+        serving this pipeline. Readers still take and acknowledge as usual."""
+        time_ns = self._next_time(end_ns)
+        sequence = self._sequence + 1
+        for table in self._tables:
+            table.end_all(sequence, time_ns)
+        return self._publish(sequence, time_ns)
+
+    def reader(
+        self,
+        name: str,
+        *,
+        temporality: Temporality = Temporality.CUMULATIVE,
+        zero_points: bool = True,
+        stale_markers: bool = True,
+    ) -> SnapshotReader:
+        """A new reader, for one exporter. Any thread."""
+        reader = SnapshotReader(
+            name,
+            self._lock,
+            lambda: self._snapshot,
+            temporality=temporality,
+            zero_points=zero_points,
+            stale_markers=stale_markers,
+        )
+        with self._lock:
+            self._readers.append(reader)
+        return reader
+
+    def remove(self, reader: SnapshotReader) -> None:
+        """Series are kept for `reader` no longer. It must not be used after this. Any thread."""
+        with self._lock:
+            self._readers.remove(reader)
+
+    @property
+    def newest(self) -> Snapshot | None:
+        """The snapshot that readers take now. Any thread; don't read its set ids without a
+        reader."""
+        return self._snapshot
+
+    def totals(self) -> dict[Metric, Totals]:
+        """Where all that was added is, by the newest snapshot. Any thread."""
+        snapshot = self._snapshot
+        return totals(snapshot) if snapshot is not None else {}
+
+    def _next_time(self, end_ns: int) -> int:
+        earliest = max(self._time_ns, self._latest_start_ns) + TIME_STEP_NS
+        return max(end_ns, earliest)
+
+    def _publish(self, sequence: int, time_ns: int) -> Snapshot:
+        tables = tuple(table.publish() for table in self._tables)
+        snapshot = Snapshot(sequence, time_ns, tables, self.sets)
+        with self._lock:
+            self._snapshot = snapshot
+            readers = tuple(self._readers)
+            done = min((reader.done for reader in readers), default=sequence)
+            held = [reader.holds for reader in readers if reader.holds is not None]
+        self._sequence, self._time_ns = sequence, time_ns
+        self.sets.generation = sequence
+        for table in self._tables:
+            self.released_unacknowledged += table.free(done, time_ns - self.settings.release_ns)
+        self.sets.reclaim(min([sequence, *held]))
+        return snapshot
+
+    def _make_table(self, metric: Metric, batch: MetricBatch) -> SeriesTable:
+        """Counters and histograms that come in one batch and choose the same attributes share the
+        table of their series; a reading lives and dies with its own reports."""
+        choice = patterns_for(metric, self.settings.attributes)
+        replaced = metric.kind in REPLACED
+        projection = self._projections.get(choice)
+        if projection is None:
+            projection = Projection(self._endpoints, self.sets, choice)
+            self._projections[choice] = projection
+        beside = (
+            self._table_of[other]
+            for other in batch.values
+            if other in self._table_of and other.kind not in REPLACED
+        )
+        shared = None if replaced else next((t for t in beside if t.projection is projection), None)
+        if shared is None:
+            shared = SeriesTable(
+                projection, self.sets, self.settings.cardinality_limit, replaced=replaced
+            )
+            self._tables.append(shared)
+        shared.include(metric)
+        self._table_of[metric] = shared
+        return shared

@@ -1,0 +1,212 @@
+"""SnapshotReader: an exporter's view of an accumulator, as MetricsReader has it.
+
+Two numbers say all that a reader knows: A1, the snapshot acknowledged last, and A0, the one that
+had been acknowledged when that export was taken. A series born after A1 is new to the backend: a
+zero point at its start comes first. One that ended after A1 is due with its final value; one that
+ended after A0 and up to A1 had its final value acknowledged, and is now marked stale; one that
+ended up to A0 had its marker acknowledged too and is of no interest any more.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.model.batches import Histogram, Values
+from retina_otel.model.signals import Kind, Metric
+from retina_otel.pipeline.columns import frozen
+from retina_otel.pipeline.points import MetricsExport, PointBlock, Temporality
+from retina_otel.pipeline.snapshots import LIVE, PublishedColumn, Snapshot, TableSnapshot
+
+_MS = 1_000_000
+
+_Rows = npt.NDArray[np.int64]
+
+
+class SnapshotReader:
+    """One thread at a time takes and acknowledges; the tick thread reads `done` and `holds`."""
+
+    def __init__(
+        self,
+        name: str,
+        lock: threading.Lock,
+        newest: Callable[[], Snapshot | None],
+        *,
+        temporality: Temporality,
+        zero_points: bool,
+        stale_markers: bool,
+    ) -> None:
+        self.name = name
+        self.temporality = temporality
+        self.holds: int | None = None
+        """Number of the snapshot whose set ids somebody may be reading."""
+        self._lock = lock
+        self._newest = newest
+        self._delta = temporality is Temporality.DELTA
+        self._zero_points = zero_points
+        self._stale_markers = stale_markers
+        self._acknowledged = 0
+        self._before = 0
+        self._acknowledged_ns = 0
+        self._baseline: Snapshot | None = None
+        self._taken: tuple[Snapshot, int] | None = None
+
+    @property
+    def done(self) -> int:
+        """Series that ended in this snapshot or before need not be kept for this reader."""
+        return self._before if self._stale_markers else self._acknowledged
+
+    def take(self) -> MetricsExport | None:
+        """The newest snapshot as points; None before the first one. Lets go of the one before."""
+        with self._lock:
+            snapshot = self._newest()
+            self.holds = snapshot.sequence if snapshot is not None else None
+        if snapshot is None:
+            return None
+        self._taken = (snapshot, self._acknowledged)
+        blocks = [
+            block
+            for place, table in enumerate(snapshot.tables)
+            for block in self._blocks(snapshot, place, table)
+            if len(block.source)
+        ]
+        return MetricsExport(snapshot.sequence, blocks)
+
+    def acknowledge(self, export: MetricsExport) -> None:
+        """Of the newest `take()` only: an older export's acknowledgement changes nothing, so that
+        what it held is sent again."""
+        if self._taken is None or self._taken[0].sequence != export.sequence:
+            return
+        snapshot, before = self._taken
+        self._taken = None
+        if self._delta:
+            self._baseline = snapshot
+        with self._lock:
+            self._before, self._acknowledged = before, snapshot.sequence
+            self._acknowledged_ns = snapshot.time_ns
+            self.holds = None
+
+    def _blocks(self, snapshot: Snapshot, place: int, table: TableSnapshot) -> Iterator[PointBlock]:
+        born = table.keys.born
+        due = (born > 0) & (table.ended > self._acknowledged)
+        new = due & (born > self._acknowledged)
+        ended = (table.ended > self._before) & (table.ended <= self._acknowledged)
+        final_ns = np.where(table.ended == LIVE, snapshot.time_ns, table.ended_ns)
+        for metric, column in table.columns.items():
+            temporality = Temporality.CUMULATIVE
+            values = column.values
+            shown = due & column.present
+            if metric.kind in (Kind.COUNTER, Kind.HISTOGRAM) and self._delta:
+                temporality = Temporality.DELTA
+                values = self._since_acknowledged(place, metric, table, values)
+                shown &= _not_zero(values)
+            elif metric.kind in (Kind.COUNTER, Kind.HISTOGRAM) and self._zero_points:
+                rows = np.flatnonzero(new & column.present)
+                yield self._block(
+                    snapshot,
+                    table,
+                    metric,
+                    temporality=temporality,
+                    rows=rows,
+                    time_ns=table.keys.start_ns[rows] + _MS,
+                    values=_zeros(values, rows),
+                )
+            rows = np.flatnonzero(shown)
+            yield self._block(
+                snapshot,
+                table,
+                metric,
+                temporality=temporality,
+                rows=rows,
+                time_ns=final_ns[rows],
+                values=_at(values, rows),
+            )
+            if self._stale_markers and temporality is Temporality.CUMULATIVE:
+                rows = np.flatnonzero(ended & column.present)
+                yield self._block(
+                    snapshot,
+                    table,
+                    metric,
+                    temporality=temporality,
+                    rows=rows,
+                    time_ns=np.maximum(snapshot.time_ns, table.ended_ns[rows] + _MS),
+                    values=_zeros(values, rows),
+                    no_value=True,
+                )
+
+    def _block(
+        self,
+        snapshot: Snapshot,
+        table: TableSnapshot,
+        metric: Metric,
+        *,
+        temporality: Temporality,
+        rows: _Rows,
+        time_ns: npt.NDArray[np.int64],
+        values: Values,
+        no_value: bool = False,
+    ) -> PointBlock:
+        keys = table.keys
+        start_ns = keys.start_ns[rows]
+        if temporality is Temporality.DELTA:
+            start_ns = np.maximum(start_ns, self._acknowledged_ns)
+        return PointBlock(
+            metric=metric,
+            temporality=temporality,
+            source=frozen(keys.source[rows]),
+            destination=frozen(keys.destination[rows]),
+            own=frozen(keys.own[rows]),
+            start_ns=frozen(start_ns),
+            time_ns=frozen(time_ns),
+            values=values,
+            no_value=frozen(np.full(len(rows), no_value)),
+            sets=snapshot.sets,
+        )
+
+    def _since_acknowledged(
+        self, place: int, metric: Metric, table: TableSnapshot, values: Values
+    ) -> Values:
+        """What was added since the snapshot acknowledged last. A row that was given to another
+        series since then counts from zero."""
+        if self._baseline is None or place >= len(self._baseline.tables):
+            return values
+        known: PublishedColumn | None = self._baseline.tables[place].columns.get(metric)
+        if known is None:
+            return values
+        before = known.values
+        common = len(known.present)
+        same = table.keys.born[:common] <= self._acknowledged
+        if isinstance(values, Histogram) and isinstance(before, Histogram):
+            counts, sums = values.counts.copy(), values.sums.copy()
+            counts[:common] -= np.where(same[:, np.newaxis], before.counts, 0)
+            sums[:common] -= np.where(same, before.sums, 0.0)
+            return Histogram(counts, sums)
+        assert not isinstance(values, Histogram)
+        assert not isinstance(before, Histogram)
+        delta = values.copy()
+        delta[:common] -= np.where(same, before, 0)
+        return delta
+
+
+def _not_zero(values: Values) -> npt.NDArray[np.bool_]:
+    changed = values.counts.any(axis=1) if isinstance(values, Histogram) else values != 0
+    return np.asarray(changed, np.bool_)
+
+
+def _at(values: Values, rows: _Rows) -> Values:
+    if isinstance(values, Histogram):
+        return Histogram(frozen(values.counts[rows]), frozen(values.sums[rows]))
+    return frozen(values[rows])
+
+
+def _zeros(values: Values, rows: _Rows) -> Values:
+    if isinstance(values, Histogram):
+        buckets = values.counts.shape[1]
+        return Histogram(
+            frozen(np.zeros((len(rows), buckets), np.int64)),
+            frozen(np.zeros(len(rows), np.float64)),
+        )
+    return frozen(np.zeros(len(rows), values.dtype))
