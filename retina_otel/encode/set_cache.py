@@ -40,7 +40,7 @@ class SetTable:
         if len(used) > len(self.blobs):
             self.grow(max(len(used), len(self.blobs) * 5 // 4))
         wanted = np.flatnonzero(used)
-        versions = np.fromiter(map(self.sets.version, wanted.tolist()), np.int32, len(wanted))
+        versions = self.sets.versions(wanted)
         stale = self._versions[wanted] != versions
         for number in wanted[stale].tolist():
             self.store(number, self.sets.get(number))

@@ -38,7 +38,7 @@ TIMES = st.integers(0, 2**63 - 1)
 
 
 def prefixed(prefix: str) -> st.SearchStrategy[dict[str, str | int | bool | float]]:
-    """A key has one type: attribute sets, as Python, take 1, 1.0 and True for the same."""
+    """Zero is no double here: attribute sets, as Python, take 0.0 and -0.0 for the same."""
     keyed = st.one_of(
         st.tuples(TEXT.map(lambda key, name=name: prefix + name + key), values)
         for name, values in VALUES.items()
