@@ -131,6 +131,18 @@ class RouteSocket:
                 return found
             found.extend(messages(data))
 
+    def discard_pending(self) -> None:
+        """Forgets all that has arrived, also what was lost on the way."""
+        while True:
+            try:
+                if not self._socket.recv(_RECEIVE_BYTES, socket.MSG_DONTWAIT):
+                    return
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise KernelError("recv(AF_NETLINK)", error.errno or errno.EIO) from error
+
     def _dump_once(self, kind: int, body: bytes) -> list[Message] | None:
         sequence = self._send(kind, body, NLM_F_REQUEST | NLM_F_DUMP)
         found: list[Message] = []
