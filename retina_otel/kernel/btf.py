@@ -294,10 +294,14 @@ class KernelTypes:
 
     def has(self, name: str, kind: int = 0) -> bool:
         """Whether the kernel has a type, function or typedef of this name."""
+        return self.type_id(name, kind) != 0
+
+    def type_id(self, name: str, kind: int = 0) -> int:
+        """What the kernel calls a type by when a program is loaded; 0 if it has none such."""
         if self._open is None:
             with self:
-                return self.has(name, kind)
-        return self._open.find(name, kind) != 0
+                return self.type_id(name, kind)
+        return self._open.find(name, kind)
 
     def parameters(self, tracepoint: str) -> int:
         """How many values a raw tracepoint hands to its programs; 0 if there is no such one."""

@@ -148,6 +148,14 @@ def remove_of_token(token: str) -> int:
         )
 
 
+def try_out(prog_fd: int, ifindex: int) -> None:
+    """Attaches in a namespace that will be gone with everything in it. Raises KernelError."""
+    with RouteSocket() as route:
+        _make_qdisc(route, ifindex)
+        name = ":".join((_NAME_PREFIX, _TOKEN, "q", "0", "try_out"))
+        _add(route, prog_fd, (ifindex, _INGRESS), position="first", name=name)
+
+
 class _Presence:
     """Our sign of life in one network namespace, kept while a filter of ours is there."""
 
