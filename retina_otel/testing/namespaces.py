@@ -96,7 +96,12 @@ class Namespace:
     ) -> subprocess.Popen[bytes]:
         """Starts a command that is stopped with the lab, if it has not ended by then."""
         process = subprocess.Popen(
-            self._enter(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=env
+            self._enter(argv),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=env,
+            start_new_session=True,
         )
         self._processes.append(process)
         return process
@@ -167,7 +172,14 @@ def execute(
     """Runs a command; with `check` a failure raises RetinaError with what the command said."""
     try:
         done = subprocess.run(
-            argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+            argv,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            # Ctrl-C is for us: what builds or removes a lab must not die half-way.
+            start_new_session=True,
         )
     except FileNotFoundError as error:
         raise RetinaError(f"the lab needs {argv[0]}", "Install iproute2, nftables") from error
