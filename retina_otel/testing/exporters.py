@@ -88,6 +88,9 @@ class SystemClock:
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
 
+    def offset_ns(self) -> int:
+        return time.time_ns() - time.monotonic_ns()
+
 
 class ManualClock:
     """A clock that moves when the test says so."""
@@ -101,6 +104,9 @@ class ManualClock:
 
     def monotonic_ns(self) -> int:
         return 10**9 + self._passed_ns
+
+    def offset_ns(self) -> int:
+        return self._wall_ns - 10**9
 
     def advance(self, seconds: float) -> None:
         self._passed_ns += round(seconds * 1e9)

@@ -1,0 +1,136 @@
+"""file: OTLP as JSON, one request a line, in the format of the Collector's file exporter.
+
+Any Collector reads it back with its `otlp_json_file` receiver. A full disk costs no metrics (newer
+values are written when there is room again) and events only beyond the bounds of their buffer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
+from retina_otel.delivery.file import LineFile, Rotation
+from retina_otel.delivery.lanes import EventsLane, Lane, LaneOptions, MetricsLane
+from retina_otel.delivery.report import DeliveryReport
+from retina_otel.delivery.retry import RetryPolicy
+from retina_otel.delivery.worker import Worker
+from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
+from retina_otel.pipeline.points import EventsReader, MetricsReader
+
+_MEGABYTE = 1 << 20
+_RETRY = RetryPolicy(initial_s=1.0, max_s=10.0, max_elapsed_s=0.0)
+
+
+class RotationSettings(Settings):
+    """A file that is full is renamed to `<name>-<UTC time>.<suffix>`, and a new one begun."""
+
+    max_megabytes: int = Field(default=100, ge=1)
+    """Size in MiB at which a file is full."""
+
+    max_backups: int = Field(default=10, ge=0)
+    """Renamed files to keep; the oldest are removed. 0 keeps all of them."""
+
+
+class FileSettings(Settings):
+    """Settings of `file`, named as in the Collector's file exporter."""
+
+    path: Path
+    """File to write to; its directory must exist."""
+
+    append: bool = False
+    """Add to a file that is there. Otherwise it is emptied at the start."""
+
+    rotation: RotationSettings | None = None
+    """Begin a new file when this one is full; adds to a file that is there. Not set: one file that
+    grows for ever."""
+
+    interval: PositiveDuration = Field(default="15s", validate_default=True)
+    """Time between two exports of metrics."""
+
+    flush_interval: PositiveDuration = Field(default="1s", validate_default=True)
+    """Longest time that an event waits before it is written."""
+
+    @model_validator(mode="after")
+    def _one_of_append_and_rotation(self) -> FileSettings:
+        if self.append and self.rotation is not None:
+            raise ValueError("leave append out: with rotation a file that is there is added to")
+        return self
+
+
+class FileExporter:
+    """One file, one thread; a line is either in it as a whole or not at all."""
+
+    def __init__(self, settings: FileSettings, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        self._worker: Worker | None = None
+
+    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        """Raises ConfigError if the file can't be written."""
+        settings, context = self._settings, self._context
+        rotation = None
+        if settings.rotation is not None:
+            full = settings.rotation.max_megabytes * _MEGABYTE
+            rotation = Rotation(full, settings.rotation.max_backups)
+        file = LineFile(
+            settings.path,
+            clock=context.clock,
+            truncate=not settings.append and rotation is None,
+            rotation=rotation,
+        )
+        options = LaneOptions(
+            clock=context.clock,
+            report=DeliveryReport(context.ledger, context.logger, context.clock, context.degraded),
+            retry=_RETRY,
+            jitter=False,
+        )
+        lanes: list[Lane[Any]] = [
+            MetricsLane(
+                f"metrics {number}",
+                reader,
+                encode=JsonMetricsEncoder(context.resource).requests,
+                send=file.write,
+                split=_no_split,
+                interval_s=settings.interval,
+                options=options,
+            )
+            for number, reader in enumerate(metrics)
+        ]
+        lanes += [
+            EventsLane(
+                f"events {number}",
+                events_reader,
+                encode=JsonLogsEncoder(context.resource).requests,
+                send=file.write,
+                split=_no_split,
+                interval_s=settings.flush_interval,
+                options=options,
+            )
+            for number, events_reader in enumerate(events)
+        ]
+        self._worker = Worker(
+            context.id, lanes, clock=context.clock, logger=context.logger, close=file.close
+        )
+        self._worker.start()
+
+    def stop(self, deadline_ns: int) -> None:
+        if self._worker is not None:
+            self._worker.stop(deadline_ns)
+
+
+def _no_split(lines: bytes) -> None:
+    """A file never says that a line is too large."""
+
+
+COMPONENT = Component(
+    type="file",
+    kind=ComponentKind.EXPORTER,
+    stability="alpha",
+    Settings=FileSettings,
+    create=FileExporter,
+    signals=frozenset({"metrics", "logs"}),
+)
