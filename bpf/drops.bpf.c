@@ -39,8 +39,8 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 #define RT_DST_PTRMASK (~1UL)
 
 volatile __u32 generation = 1;
-/* Not 0: only namespaces in drops_netns are ours. */
-volatile __u32 limited = 0;
+/* 0: only the namespaces in drops_netns are ours. */
+volatile __u32 all_namespaces = 1;
 
 struct rt_drop_table {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -300,18 +300,18 @@ int drops_kfree_skb(__u64 *ctx)
 		return 0;
 	__sync_fetch_and_add(&ledger->seen, 1);
 
+	rt_read_place(skb, rx_sk, &key);
+	if (!all_namespaces && key.netns && !bpf_map_lookup_elem(&drops_netns, &key.netns)) {
+		__sync_fetch_and_add(&ledger->other_netns, 1);
+		return 0;
+	}
 	excluded = bpf_map_lookup_elem(&drops_excluded, &reason);
 	if (excluded && *excluded) {
 		__sync_fetch_and_add(&ledger->excluded[reason & (RT_CORE_REASONS - 1)], 1);
 		return 0;
 	}
-	rt_read_place(skb, rx_sk, &key);
 	if (!key.ifindex && !skb->protocol) {
 		__sync_fetch_and_add(&ledger->not_network, 1);
-		return 0;
-	}
-	if (limited && key.netns && !bpf_map_lookup_elem(&drops_netns, &key.netns)) {
-		__sync_fetch_and_add(&ledger->other_netns, 1);
 		return 0;
 	}
 	rt_find_network_header(skb, &buffer);

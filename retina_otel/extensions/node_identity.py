@@ -65,7 +65,7 @@ def local_node(
         attributes=node_attributes(name, uid),
         addresses=routable([*found, *addresses]),
         interfaces=tuple(interface.ifindex for interface in own),
-        netns=(os.stat("/proc/self/ns/net").st_ino,),
+        netns=(os.stat("/proc/thread-self/ns/net").st_ino,),
     )
 
 

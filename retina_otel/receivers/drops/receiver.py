@@ -6,7 +6,6 @@ names, or lost and counted. Needs reasons (Linux 5.17) and tp_btf.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,6 +19,7 @@ from retina_otel.component import (
 from retina_otel.errors import KernelError
 from retina_otel.kernel.btf import Btf, BtfError
 from retina_otel.kernel.kallsyms import KernelSymbols
+from retina_otel.kernel.netns import own_inode
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
 from retina_otel.model.interfaces import Interface
@@ -57,7 +57,7 @@ class DropsReceiver:
                 self._reasons = DropReasons(types.enum("skb_drop_reason"))
         except BtfError as error:
             raise KernelError("tp_btf/kfree_skb", error.errno, _NO_REASONS) from error
-        self._node_netns = os.stat("/proc/self/ns/net").st_ino
+        self._node_netns = own_inode()
         excluded, unknown = self._reasons.numbers(self._settings.exclude_reasons)
         for name in unknown:
             if name not in NO_DROPS:

@@ -97,14 +97,14 @@ class DropsTable:
     def limit(self, inodes: Collection[int] | None) -> None:
         """Counts only in these network namespaces; None: in all. MapError if there are too many."""
         if inodes is None:
-            self._globals.limited[...] = 0
+            self._globals.all_namespaces[...] = 1
             return
         known = set(self._netns.read()[0].tolist())
         for inode in known.difference(inodes):
             self._netns.delete(inode)
         for inode in set(inodes) - known:
             self._netns.put(inode, 1)
-        self._globals.limited[...] = 1
+        self._globals.all_namespaces[...] = 0
 
     def recursion_misses(self) -> int:
         """Drops that interrupted the handling of another on the same CPU, and were not seen."""
