@@ -59,7 +59,7 @@ kernels: setup kernel-images ## boot other kernels and count there (root, under 
 	@$(ROOT_PYTEST) tests/kernels -v $(STRICT) $(ARGS)
 
 bench: setup ## what a packet, a flow, a series cost; prints, and writes build/bench.json (root)
-	@$(ROOT) $(PYTEST) tests/bench -s $(ARGS)
+	@$(ROOT) $(PY) -m tests.bench $(ARGS)
 
 docs: setup ## write the generated reference pages, then test the documentation
 	@tools/reference

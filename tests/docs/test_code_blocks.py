@@ -23,7 +23,7 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks, commands, name, pages
 
 NOT_RUN = ROOT / "tests" / "docs" / "not-run.txt"
-SERVERS = re.compile(r"retina-otel agent\b|otelcol-retina --config\b")
+SERVERS = re.compile(r"retina-otel agent\b|build-collector --path\) --config\b")
 COMMAND_SECONDS = 60
 LISTEN_SECONDS = 30
 

@@ -9,11 +9,13 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
+
+from retina_otel.testing.namespaces import Namespace
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "collector-config" / "first-light.yaml"
@@ -21,6 +23,7 @@ START_SECONDS = 30
 ACCEPTED = (b"", b"\x0a\x00")
 """Answers that refuse nothing: an empty message, or one with an empty partial success."""
 
+T = TypeVar("T")
 Series = tuple[str, frozenset[tuple[str, Any]]]
 """Name of a metric, attributes of the point."""
 
@@ -57,11 +60,27 @@ def attributes_of(pairs: list[dict[str, Any]]) -> frozenset[tuple[str, Any]]:
     return frozenset(out)
 
 
-class Collector:
-    """One Collector process and the file that it writes. It may be stopped and started again."""
+def answers(url: str) -> bool:
+    """Whether a server answers with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except urllib.error.HTTPError as refused:
+        refused.close()
+    except (urllib.error.URLError, ConnectionError):
+        pass
+    return False
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+
+class Collector:
+    """One Collector process and the file that it writes. It may be stopped and started again.
+
+    With `namespace` it listens on the loopback of that network namespace.
+    """
+
+    def __init__(self, binary: Path, folder: Path, namespace: Namespace | None = None) -> None:
         self._binary = binary
+        self._namespace = namespace
         self.file = folder / "collector.jsonl"
         self._log_path = folder / "collector.log"
         self.grpc_port, self.http_port, health_port = free_ports(3)
@@ -79,28 +98,24 @@ class Collector:
             "OTLP_FILE": str(self.file),
         }
         with self._log_path.open("ab") as log:
+            command = [str(self._binary), "--config", str(CONFIG)]
+            if self._namespace is not None:
+                command = ["nsenter", f"--net={self._namespace.path}", "--", *command]
             self._process = subprocess.Popen(
-                [str(self._binary), "--config", str(CONFIG)],
+                command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         deadline = time.monotonic() + START_SECONDS
-        while not self._healthy():
+        while not self._in_namespace(lambda: answers(self._health_url)):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"no Collector:\n{self.log()}")
             time.sleep(0.05)
 
-    def _healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(self._health_url, timeout=5) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as refused:
-            refused.close()
-        except (urllib.error.URLError, ConnectionError):
-            pass
-        return False
+    def _in_namespace(self, function: Callable[[], T]) -> T:
+        return function() if self._namespace is None else self._namespace.call(function)
 
     def stop(self) -> None:
         """Ends it properly: all it took is in the file afterwards."""
