@@ -7,7 +7,8 @@ Batches are values: nobody changes an array of a batch after handing it on.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ import numpy.typing as npt
 from retina_otel.model.signals import Event, Metric
 
 AttributeValue = str | int | bool | float
+
+Rows = npt.NDArray[np.bool_] | npt.NDArray[np.int32] | npt.NDArray[np.int64]
+"""Which rows of a table: a mask, or indices."""
 
 UNKNOWN_ROW = 0
 """The row of the EndpointTable for an endpoint of which nothing is known."""
@@ -41,10 +45,19 @@ class RawEnds:
     port: npt.NDArray[np.uint16]
     """Host order; 0 where the protocol has none."""
     ifindex: npt.NDArray[np.uint32]
-    """The node's interface behind which this end lives, 0 if it is not local. This, not the address,
-    tells who a local end is."""
+    """The node's interface behind which this end lives, 0 if it is not local. This, not the
+    address, tells who a local end is."""
     netns: npt.NDArray[np.uint32] | None = None
     """Inode of the network namespace in which the end was seen, 0 or None if not known."""
+
+    def at(self, rows: Rows) -> RawEnds:
+        return RawEnds(
+            hi=self.hi[rows],
+            lo=self.lo[rows],
+            port=self.port[rows],
+            ifindex=self.ifindex[rows],
+            netns=None if self.netns is None else self.netns[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,9 @@ class Column:
     codes: npt.NDArray[np.int32]
     values: Sequence[AttributeValue]
 
+    def at(self, rows: Rows) -> Column:
+        return Column(self.codes[rows], self.values)
+
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
@@ -61,6 +77,9 @@ class Histogram:
 
     counts: npt.NDArray[np.int64]  # (n, buckets)
     sums: npt.NDArray[np.float64]  # (n,)
+
+    def at(self, rows: Rows) -> Histogram:
+        return Histogram(self.counts[rows], self.sums[rows])
 
 
 Values = npt.NDArray[np.int64] | npt.NDArray[np.float64] | Histogram
@@ -88,6 +107,15 @@ class MetricBatch:
         column = next(iter(self.values.values()))
         return len(column.sums) if isinstance(column, Histogram) else len(column)
 
+    def at(self, rows: Rows) -> MetricBatch:
+        """The batch of some of the rows, by mask or by index."""
+        return replace(
+            self,
+            values={metric: _at(column, rows) for metric, column in self.values.items()},
+            own={name: column.at(rows) for name, column in self.own.items()},
+            **_ends_at(self, rows),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
@@ -103,10 +131,32 @@ class EventBatch:
     source_rows: npt.NDArray[np.int32] | None = None
     destination_rows: npt.NDArray[np.int32] | None = None
     body: str = ""
-    """Display text: a str.format template over the event's attribute names with dots as underscores."""
+    """Display text: a str.format template over the event's attribute names with dots as
+    underscores."""
 
     def __len__(self) -> int:
         return len(self.time_ns)
 
+    def at(self, rows: Rows) -> EventBatch:
+        """The batch of some of the rows, by mask or by index."""
+        return replace(
+            self,
+            time_ns=self.time_ns[rows],
+            own={name: _at(column, rows) for name, column in self.own.items()},
+            **_ends_at(self, rows),
+        )
+
 
 Batch = MetricBatch | EventBatch
+
+
+def _at(column: Any, rows: Rows) -> Any:
+    return column[rows] if isinstance(column, np.ndarray) else column.at(rows)
+
+
+def _ends_at(batch: MetricBatch | EventBatch, rows: Rows) -> dict[str, Any]:
+    ends = {
+        name: getattr(batch, name)
+        for name in ("source", "destination", "source_rows", "destination_rows")
+    }
+    return {name: None if end is None else _at(end, rows) for name, end in ends.items()}

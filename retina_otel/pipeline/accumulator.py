@@ -15,14 +15,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import MetricBatch, Values
-from retina_otel.model.signals import Event, Metric
+from retina_otel.model.signals import Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.points import Temporality
-from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection
+from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection, patterns_for
 from retina_otel.pipeline.readers import SnapshotReader
 from retina_otel.pipeline.series import REPLACED, SeriesTable
 from retina_otel.pipeline.snapshots import Snapshot, Totals, totals
@@ -47,15 +46,6 @@ class AccumulatorSettings:
     """A series without an increment for so long ends."""
     release_ns: int = 30 * _MINUTE
     """An ended series is freed after so long, acknowledged or not."""
-
-
-def patterns_for(signal: Metric | Event, attributes: Mapping[str, Sequence[str]]) -> Choice:
-    """The choice for a signal: by its exact name, else by the first pattern that matches."""
-    chosen = attributes.get(signal.name)
-    if chosen is None:
-        matching = (p for name, p in attributes.items() if fnmatchcase(signal.name, name))
-        chosen = next(matching, None)
-    return Choice.of(signal, chosen)
 
 
 class Accumulator:
@@ -179,7 +169,7 @@ class Accumulator:
     def _make_table(self, metric: Metric, batch: MetricBatch) -> SeriesTable:
         """Counters and histograms that come in one batch and choose the same attributes share the
         table of their series; a reading lives and dies with its own reports."""
-        choice = patterns_for(metric, self.settings.attributes)
+        choice = Choice.of(metric, patterns_for(metric, self.settings.attributes))
         replaced = metric.kind in REPLACED
         projection = self._projections.get(choice)
         if projection is None:

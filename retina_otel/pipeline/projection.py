@@ -89,6 +89,18 @@ class Choice:
         return any(fnmatchcase(name, pattern) for pattern in self.patterns if pattern != DEFAULT)
 
 
+def patterns_for(
+    signal: Metric | Event, attributes: Mapping[str, Sequence[str]]
+) -> Sequence[str] | None:
+    """What `attributes`, by signal names and patterns of them, chooses for a signal: by its exact
+    name, else by the first pattern that matches; None if nothing does."""
+    chosen = attributes.get(signal.name)
+    if chosen is None:
+        matching = (p for name, p in attributes.items() if fnmatchcase(signal.name, name))
+        chosen = next(matching, None)
+    return chosen
+
+
 class EndProjection:
     """From rows of the EndpointTable to attribute sets, as seen from one end."""
 
