@@ -65,7 +65,7 @@ class PrometheusRenderer:
         self.conflicts: dict[str, str] = {}
         """Metrics that the last scrape left out, and why: another has the name."""
         self.duplicates = 0
-        """Series that the last scrape left out, because one with equal labels stood there."""
+        """Points that the last scrape left out: a newer one has equal labels."""
 
     def render(self, blocks: Iterable[PointBlock], openmetrics: bool = False) -> bytes:
         """A whole scrape."""
@@ -144,22 +144,27 @@ class PrometheusRenderer:
                 yield lines.join()
 
     def _unique(self, family: _Family) -> Iterator[tuple[PointBlock, npt.NDArray[np.intp]]]:
-        """The rows of each block to write: not ended, and none with the labels of another."""
+        """The rows of each block to write: not ended, and of equal labels only the newest."""
         kept = [np.flatnonzero(~block.no_value) for block in family.blocks]
         keys = [self._keys(block, rows) for block, rows in zip(family.blocks, kept, strict=True)]
         every = np.concatenate(keys)
-        if len(np.unique(every)) < len(every):
-            seen: set[bytes] = set()
-            values, counts = np.unique(every, return_counts=True)
+        values, counts = np.unique(every, return_counts=True)
+        if len(values) < len(every):
             suspects = values[counts > 1]
+            newest: dict[bytes, tuple[int, int, int]] = {}
+            keeps = [np.ones(len(rows), bool) for rows in kept]
             for place, block in enumerate(family.blocks):
-                keep = np.ones(len(kept[place]), bool)
                 for index in np.flatnonzero(np.isin(keys[place], suspects)).tolist():
-                    text = self._labels_of(block, int(kept[place][index]))
-                    keep[index] = text not in seen
-                    seen.add(text)
-                self.duplicates += int((~keep).sum())
-                kept[place] = kept[place][keep]
+                    row = int(kept[place][index])
+                    text = self._labels_of(block, row)
+                    this = (int(block.time_ns[row]), place, index)
+                    other = newest.get(text)
+                    newest[text] = this if other is None else max(this, other)
+                    if other is not None:
+                        _, loser_place, loser_index = min(this, other)
+                        keeps[loser_place][loser_index] = False
+                        self.duplicates += 1
+            kept = [rows[keep] for rows, keep in zip(kept, keeps, strict=True)]
         yield from zip(family.blocks, kept, strict=True)
 
     def _keys(self, block: PointBlock, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint64]:

@@ -181,17 +181,21 @@ def test_an_ended_series_is_left_out_and_so_is_a_family_of_ended_series() -> Non
     assert b"two" not in text
 
 
-def test_series_whose_attributes_become_the_same_labels_stand_there_once() -> None:
+def test_of_points_whose_attributes_become_the_same_labels_the_newest_stands_there() -> None:
     metric = Metric("m", Kind.COUNTER, "By", "", scope=SCOPE)
     sets = AttributeSets()
     renderer = PrometheusRenderer({})
     blocks = [
-        point_block(metric, [Point(1, {"a.b": "x"}), Point(2, {"a_b": "x"})], sets=sets),
-        point_block(metric, [Point(3, own={"a-b": "x"}), Point(4, own={"a-b": "y"})]),
-        point_block(metric, [Point(5, {"a.b": "x", "empty": ""})]),
+        point_block(
+            metric,
+            [Point(1, {"a.b": "x"}, time_ns=9), Point(2, {"a_b": "x"}, time_ns=8)],
+            sets=sets,
+        ),
+        point_block(metric, [Point(3, own={"a-b": "x"}, time_ns=10), Point(4, own={"a-b": "y"})]),
+        point_block(metric, [Point(5, {"a.b": "x", "empty": ""}, time_ns=1)]),
     ]
     assert series(renderer.render(blocks), False) == {
-        expected_key("m_bytes_total", {"a_b": "x"}): 1,
+        expected_key("m_bytes_total", {"a_b": "x"}): 3,
         expected_key("m_bytes_total", {"a_b": "y"}): 4,
     }
     assert renderer.duplicates == 3
