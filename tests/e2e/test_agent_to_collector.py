@@ -1,0 +1,212 @@
+"""The agent in the lab's node, the Collector beside it: what arrives is what the senders sent.
+
+Sums are compared to the byte with the senders' tallies. The Collector is killed as by a crash, so
+what it has acknowledged must be in its file before: the tests wait until its file has caught up.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retina_otel.model.signals import DROP_EVENT, DROP_PACKETS, FLOW_IO, FLOW_PACKETS
+from retina_otel.testing import traffic
+from retina_otel.testing.lab import WORLD4, Lab, Pod
+from retina_otel.testing.servers import TcpServer, UdpServer
+from tests.e2e.agent import Agent
+from tests.e2e.conftest import Collector
+
+ARRIVES_SECONDS = 60
+BLOCKED_PORT = 7777
+FIREWALL = f"""
+table inet rt_e2e {{
+  chain forward {{
+    type filter hook forward priority 0;
+    udp dport {BLOCKED_PORT} drop
+  }}
+}}
+"""
+CONFIG = """
+extensions:
+  static_identity: {{path: {identity}, check_interval: 200ms}}
+  health_check: {{endpoint: "127.0.0.1:13133"}}
+receivers:
+  flows: {{}}
+  drops: {{}}
+processors:
+  identity: {{}}
+exporters:
+  otlp_http:
+    endpoint: {endpoint}
+    interval: 1s
+    events_interval: 200ms
+    retry: {{max_interval: 2s}}
+service:
+  interval: 500ms
+  extensions: [static_identity, health_check]
+  pipelines:
+    metrics: {{receivers: [flows, drops], processors: [identity], exporters: [otlp_http]}}
+    logs: {{receivers: [drops], processors: [identity], exporters: [otlp_http]}}
+"""
+
+Sums = Counter[tuple[str, str, str, str, str]]
+"""Amount by metric, source pod, destination pod, transport, direction."""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    with Lab("shop/web", "shop/api", "shop/db") as made:
+        made.node.nft(FIREWALL)
+        yield made
+
+
+@pytest.fixture
+def collector(lab: Lab, collector_binary: Path, tmp_path: Path) -> Iterator[Collector]:
+    instance = Collector(collector_binary, tmp_path, lab.node)
+    try:
+        instance.start()
+        yield instance
+    finally:
+        instance.stop()
+
+
+@pytest.fixture
+def identity(lab: Lab, tmp_path: Path) -> Path:
+    return lab.write_identity(tmp_path / "identity.yaml")
+
+
+@pytest.fixture
+def agent(lab: Lab, collector: Collector, identity: Path, tmp_path: Path) -> Iterator[Agent]:
+    config = tmp_path / "agent.yaml"
+    config.write_text(CONFIG.format(identity=identity, endpoint=collector.endpoint))
+    instance = Agent(lab.node, config)
+    try:
+        instance.start()
+        yield instance
+    finally:
+        instance.stop()
+
+
+class Truth:
+    """What the senders say they sent, as the sums that the Collector must end with."""
+
+    def __init__(self) -> None:
+        self.sums: Sums = Counter()
+
+    def add(self, source: Pod, destination: Pod, transport: str, tally: traffic.Tally) -> None:
+        for direction in ("egress", "ingress"):
+            key = (source.identity.name, destination.identity.name, transport, direction)
+            self.sums[FLOW_PACKETS.name, *key] += tally.packets
+            self.sums[FLOW_IO.name, *key] += tally.bytes
+
+    def exchange(self, source: Pod, destination: Pod, transport: str, both: Any) -> None:
+        self.add(source, destination, transport, both.sent)
+        self.add(destination, source, transport, both.received)
+
+
+def final_sums(collector: Collector) -> Sums:
+    """The last recorded value of each flow series, between pods."""
+    sums: Sums = Counter()
+    for (metric, attributes), points in collector.points().items():
+        keys = dict(attributes)
+        if metric not in (FLOW_IO.name, FLOW_PACKETS.name):
+            continue
+        source, destination = keys.get("source.k8s.pod.name"), keys.get("destination.k8s.pod.name")
+        if source is None or destination is None:
+            continue
+        values = [int(point["asInt"]) for point in points if "asInt" in point]
+        key = (keys["network.transport"], keys["network.interface.direction"])
+        sums[metric, source, destination, *key] += values[-1]
+    return sums
+
+
+def dropped_packets(collector: Collector) -> tuple[int, int]:
+    """Packets of the blocked port: by the drop metric, and by the drop events."""
+    by_metric = sum(
+        int([point["asInt"] for point in points if "asInt" in point][-1])
+        for (metric, attributes), points in collector.points().items()
+        if metric == DROP_PACKETS.name
+        and ("retina.drop.reason", "netfilter_drop") in attributes
+        and ("source.k8s.pod.name", "web") in attributes
+    )
+    by_events = 0
+    for record in collector.records():
+        attributes = {pair["key"]: pair["value"] for pair in record["attributes"]}
+        if (
+            record["eventName"] == DROP_EVENT.name
+            and attributes["retina.drop.reason"] == {"stringValue": "netfilter_drop"}
+            and attributes.get("source.k8s.pod.name") == {"stringValue": "web"}
+        ):
+            by_events += int(attributes["retina.event.packets"]["intValue"])
+    return by_metric, by_events
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Waits for a state that must come; what is in it is asserted by the caller."""
+    deadline = time.monotonic() + ARRIVES_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"did not come: {what}"
+        time.sleep(0.2)
+
+
+def talk(lab: Lab, truth: Truth, n: int) -> None:
+    """Traffic of every kind between web and api; `n` scales it."""
+    web, api = lab.pod("web"), lab.pod("api")
+    with TcpServer(api, api.ipv4, 8080) as shop, UdpServer(api, api.ipv6, 5353) as names:
+        truth.exchange(web, api, "tcp", traffic.tcp(web, shop.to, requests=n))
+        truth.add(web, api, "udp", traffic.udp(web, names.to, packets=n))
+    truth.exchange(api, web, "icmp", traffic.icmp_echo(api, web.ipv4, packets=n))
+
+
+def lose(lab: Lab, n: int) -> int:
+    """Packets that the firewall drops."""
+    return traffic.udp(lab.pod("web"), (WORLD4, BLOCKED_PORT), packets=n).packets
+
+
+def test_the_collector_ends_with_the_sums_of_the_lab_to_the_byte(lab, collector, agent):
+    truth = Truth()
+    talk(lab, truth, 1009)
+    lost = lose(lab, 101)
+
+    assert agent.stop() == 0
+    collector.stop()
+
+    assert final_sums(collector) == truth.sums
+    assert dropped_packets(collector) == (lost, lost)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("outage_s", [10, 30])
+def test_nothing_is_lost_while_the_collector_is_away_and_a_pod_dies(
+    lab, collector, agent, identity, outage_s
+):
+    truth = Truth()
+    web, db = lab.pod("web"), lab.pod("db")
+    talk(lab, truth, 211)
+    truth.add(db, web, "udp", traffic.udp(db, (web.ipv4, 9), packets=53, connected=False))
+    lost = lose(lab, 17)
+    wait_for(lambda: final_sums(collector) == truth.sums, "the sums before the outage")
+    wait_for(lambda: dropped_packets(collector) == (lost, lost), "the drops before the outage")
+
+    collector.kill()
+    end = time.monotonic() + outage_s
+    talk(lab, truth, 101)
+    truth.add(db, web, "udp", traffic.udp(db, (web.ipv4, 9), packets=59, connected=False))
+    lab.remove_pod(db)
+    lab.write_identity(identity)
+    lost += lose(lab, 19)
+    time.sleep(max(0.0, end - time.monotonic()))
+    collector.start()
+    talk(lab, truth, 13)
+    lost += lose(lab, 23)
+    wait_for(lambda: final_sums(collector) == truth.sums, "the sums after the outage")
+
+    assert agent.stop() == 0
+    collector.stop()
+    assert final_sums(collector) == truth.sums
+    assert dropped_packets(collector) == (lost, lost)
