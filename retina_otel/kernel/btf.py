@@ -121,6 +121,11 @@ class Btf:
         finally:
             syscall.close_quietly(fd)
 
+    @classmethod
+    def empty(cls) -> Btf:
+        """No types: of an object that was loaded without any."""
+        return cls(struct.pack("<HBBIIIII", _MAGIC, 1, 0, 24, 0, 0, 0, 1) + b"\0")
+
     @staticmethod
     def vmlinux() -> KernelTypes:
         """The running kernel's types, read on demand."""
