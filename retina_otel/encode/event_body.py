@@ -60,10 +60,18 @@ def _texts(
 
 @lru_cache(maxsize=256)
 def _parse(template: str) -> tuple[str, list[tuple[str, Callable[[AttributeValue], str]]]]:
-    """A %-template of strings, and for each of its places the field and how it is shown."""
+    """A %-template of strings, and for each of its places the field and how it is shown.
+
+    A body is for display: one that is no template stands as it is, and a value that does not fit its
+    format is shown plainly, since an event must not be lost over it.
+    """
     literal = ""
     fields = []
-    for text, name, spec, conversion in Formatter().parse(template):
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError:
+        parts = [(template, None, None, None)]
+    for text, name, spec, conversion in parts:
         literal += text.replace("%", "%%")
         if name is not None:
             literal += "%s"
@@ -75,7 +83,10 @@ def _shower(spec: str, conversion: str | None) -> Callable[[AttributeValue], str
     def show(value: AttributeValue) -> str:
         if isinstance(value, bool):
             return "true" if value else "false"
-        return format(repr(value) if conversion == "r" else value, spec)
+        try:
+            return format(repr(value) if conversion == "r" else value, spec)
+        except ValueError:
+            return str(value)
 
     return show if spec or conversion else _plain
 
