@@ -1,0 +1,1 @@
+"""Receivers: where counts come from, one module or package a component; none imports another."""
