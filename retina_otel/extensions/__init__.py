@@ -1,1 +1,1 @@
-"""Extensions: what stands beside the pipelines, such as identity and health; none imports another."""
+"""Extensions: what stands beside the pipelines, as identity and health; none imports another."""
