@@ -356,6 +356,10 @@ class EventsLane(Lane[EventsExport]):
         self._encode_blocks = encode
         self._shed = 0
 
+    def step(self) -> None:
+        self._book_shed()
+        super().step()
+
     def _take(self) -> EventsExport | None:
         export = self._reader.take(self.max_bytes)
         self._book_shed()

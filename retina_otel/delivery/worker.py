@@ -79,12 +79,14 @@ class Worker:
         """Steps the lanes until all have finished; they all do at the deadline."""
         for lane in self._lanes:
             lane.begin_flush(deadline_ns)
-        while not all(lane.finished for lane in self._lanes):
+        while True:
             due_ns = min(self.step(), deadline_ns)
+            left = [lane for lane in self._lanes if not lane.finished]
+            if not left:
+                return
             if self._over.wait(self._seconds_until(due_ns)):
-                for lane in self._lanes:
-                    if not lane.finished:
-                        lane.give_up()
+                for lane in left:
+                    lane.give_up()
 
     def _run(self) -> None:
         while self._flush_deadline_ns is None:
