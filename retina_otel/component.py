@@ -70,6 +70,9 @@ class Clock(Protocol):
     def monotonic_ns(self) -> int:
         """ns of CLOCK_MONOTONIC, the kernel's own stamps; never steps."""
 
+    def offset_ns(self) -> int:
+        """Wall time of a monotonic stamp is the stamp plus this; estimated anew each tick."""
+
 
 class State(Enum):
     """What a component is doing."""
@@ -161,7 +164,12 @@ class Processor(Protocol):
 
 
 class Exporter(Protocol):
-    """Owns its thread and its interval; takes from its readers when it is ready to send."""
+    """Owns its thread and its interval; takes from its readers when it is ready to send.
+
+    How its readers of metrics are made may be told by attributes of the instance: `temporality`
+    (a `pipeline.points.Temporality`, cumulative if not told), `zero_points` and `stale_markers`
+    (bool, true if not told: a point of value 0 before a new series, a mark after an ended one).
+    """
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """One reader for each pipeline it stands in."""

@@ -1,7 +1,7 @@
 """The metrics that the agent reports about itself, declared once; they ride every metrics exporter.
 
 Ledgers count raw things since the start: for each ledger, seen = drained + filtered + sampled +
-not_ours + lost, so `retina.ledger.difference` is 0 when the books close.
+not_ours + lost + held, so `retina.ledger.difference` is 0 when the books close.
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ LEDGER_DIFFERENCE = Metric(
     Kind.GAUGE,
     "{count}",
     "Seen less all other accounts: 0 when the books close.",
+    attributes=(LEDGER_NAME, LEDGER_UNIT),
+    scope=SCOPE,
+)
+LEDGER_HELD = Metric(
+    f"{PREFIX}ledger.held",
+    Kind.UPDOWN,
+    "{count}",
+    "What waits until it is known where it belongs: part of the books, but it moves on.",
     attributes=(LEDGER_NAME, LEDGER_UNIT),
     scope=SCOPE,
 )
@@ -161,6 +169,7 @@ PROCESS_MEMORY_USAGE = Metric(
 OWN_METRICS: tuple[Metric, ...] = (
     LEDGER_COUNT,
     LEDGER_DIFFERENCE,
+    LEDGER_HELD,
     LEDGER_BESIDE,
     COVERAGE,
     COMPONENT_STATUS,

@@ -69,6 +69,7 @@ class RunningReceiver:
     def start(self, window_start_ns: int) -> None:
         """Creates and starts it. On failure it stays down, and may be tried again later."""
         receiver: Receiver | None = None
+        self._own_reason = self._late = ""
         try:
             receiver = self._create()
             receiver.start()
@@ -129,6 +130,10 @@ class RunningReceiver:
             self._receiver.ready(fd)
         except Exception as error:
             self._failed(error)
+
+    def refused(self, error: Exception) -> None:
+        """What it collected could not be used."""
+        self._failed(error)
 
     def stop(self) -> None:
         self._close(self._receiver)

@@ -81,6 +81,11 @@ class StatusBoard:
                 ledger = self._ledgers[name] = Ledger(name, unit)
             return ledger
 
+    def keep_ledger(self, name: str, ledger: Ledger) -> None:
+        """Shows a ledger that somebody else has made."""
+        with self._lock:
+            self._ledgers[name] = ledger
+
     def components(self) -> tuple[ComponentStatus, ...]:
         with self._lock:
             return tuple(
@@ -91,7 +96,13 @@ class StatusBoard:
     def ledgers(self) -> Mapping[str, LedgerReport]:
         with self._lock:
             ledgers = dict(self._ledgers)
-        return {name: ledger.report() for name, ledger in ledgers.items()}
+        reports = {name: ledger.report() for name, ledger in ledgers.items()}
+        return {
+            name: report
+            for name, report in reports.items()
+            # Every component has a ledger, but few extensions and processors keep books.
+            if name.startswith(("receiver/", "exporter/", "pipeline/")) or _kept(report)
+        }
 
     def agent(self, *, uptime_s: float, tick_age_s: float, tick_limit_s: float) -> AgentStatus:
         """Ready when at least one receiver works, nothing has failed to start that data must pass,
@@ -117,3 +128,7 @@ class StatusBoard:
 
 def _works(status: ComponentStatus) -> bool:
     return status.state in (State.RUNNING, State.DEGRADED)
+
+
+def _kept(report: LedgerReport) -> bool:
+    return bool(report.seen or report.not_ours or report.lost or report.beside)

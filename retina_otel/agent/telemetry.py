@@ -65,6 +65,7 @@ class OwnTelemetry:
         )
         self._observe(own.LEDGER_COUNT, self._ledger_counts)
         self._observe(own.LEDGER_DIFFERENCE, self._ledger_differences)
+        self._observe(own.LEDGER_HELD, self._ledger_held)
         self._observe(own.LEDGER_BESIDE, self._ledger_beside)
         self._observe(own.COVERAGE, self._coverage)
         self._observe(own.COMPONENT_STATUS, self._component_states)
@@ -145,6 +146,12 @@ class OwnTelemetry:
             yield Observation(
                 report.difference,
                 {own.LEDGER_NAME.name: name, own.LEDGER_UNIT.name: report.unit},
+            )
+
+    def _ledger_held(self) -> Iterator[Observation]:
+        for name, report in self._board.ledgers().items():
+            yield Observation(
+                report.held, {own.LEDGER_NAME.name: name, own.LEDGER_UNIT.name: report.unit}
             )
 
     def _ledger_beside(self) -> Iterator[Observation]:

@@ -18,10 +18,10 @@ class ExitCode(IntEnum):
 
 MEANING = {
     ExitCode.OK: "All went well; the agent was asked to stop and did so in time.",
-    ExitCode.FAILURE: "Something failed while running: a port is in use, a file can't be written, "
-    "data was left unsent at shutdown.",
+    ExitCode.FAILURE: "Something failed while running, or did not end within the grace.",
     ExitCode.USAGE: "The command line is wrong.",
-    ExitCode.CONFIG: "The configuration is invalid.",
+    ExitCode.CONFIG: "The configuration is invalid, or can't be used here: an unknown key, a port "
+    "that is taken, a file that can't be written.",
     ExitCode.KERNEL: "No receiver can run: a privilege or a feature of the kernel is missing.",
 }
 

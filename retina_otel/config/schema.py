@@ -24,9 +24,9 @@ def json_schema(
         (SECTIONS[offer.kind], offer.type): closed(registry.load(offer.kind, offer.type).Settings)
         for offer in offers
     }
+    checked: list[type[BaseModel]] = [*dict.fromkeys(models.values()), ServiceSettings]
     references, definitions = models_json_schema(
-        [(model, "validation") for model in {*models.values(), ServiceSettings}],
-        ref_template="#/$defs/{model}",
+        [(model, "validation") for model in checked], ref_template="#/$defs/{model}"
     )
     properties: dict[str, Any] = {}
     for section in SECTIONS.values():

@@ -56,8 +56,8 @@ class TelemetrySettings(Settings):
 class CardinalitySettings(Settings):
     """How many series a pipeline may have."""
 
-    limit: Annotated[int, Field(ge=1)] = 100_000
-    """Series of one pipeline, over all its metrics. What is beyond it is credited to a series with
+    limit: Annotated[int, Field(ge=1)] = 20_000
+    """Live series of one metric. What is beyond it is credited to a series with
     `otel.metric.overflow=true`, so that sums stay right."""
 
 
@@ -71,8 +71,9 @@ class PipelineSettings(Settings):
     exporters: list[str] = Field(min_length=1)
     """Ids of exporters."""
     attributes: dict[str, list[str]] = Field(default_factory=dict)
-    """For each metric or event name (a glob), the attributes to keep (globs): an attribute that is
-    not chosen is summed away. A name that no glob matches keeps its default attributes."""
+    """For each metric or event name (a glob), the attributes to keep (globs over the names as they
+    stand on the point; `default` stands for the default ones). What is not kept is summed away. A
+    name that no glob matches keeps its default attributes."""
     cardinality: CardinalitySettings = CardinalitySettings()
     expiry: PositiveDuration = 600.0
     """A series that nothing was added to for this long ends."""

@@ -82,7 +82,7 @@ def test_a_good_file_gives_settings_of_the_components_own_types(loading: Loading
     assert receiver.settings.model_dump() == {"counts": [3, 5], "colour": "red"}
     assert configuration.exporters["lines"].settings.model_dump()["interval"] == "2s"
     assert configuration.service.interval == 1.0
-    assert configuration.service.pipelines["metrics"].cardinality.limit == 100_000
+    assert configuration.service.pipelines["metrics"].cardinality.limit == 20_000
     assert configuration.warnings == ()
 
 

@@ -1,0 +1,310 @@
+"""The agent: one tick thread that collects, publishes, reloads and, when asked, ends in order.
+
+End: a last collection, published snapshots, exporters send what is left (each in its own thread,
+all within the grace), receivers detach, extensions end.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import threading
+from collections.abc import Mapping
+
+from retina_otel.agent.clock import SystemClock
+from retina_otel.agent.graph import Graph
+from retina_otel.agent.logs import ROOT
+from retina_otel.agent.receiving import describe
+from retina_otel.agent.resource import detect, disabled
+from retina_otel.agent.status import StatusBoard
+from retina_otel.component import AgentStatus, ComponentKind, Context
+from retina_otel.config.load import Configuration
+from retina_otel.errors import ConfigError, RetinaError
+from retina_otel.extensions.node_identity import NodeIdentity
+from retina_otel.kernel.rtnetlink import InterfaceMonitor
+
+GRACE_S = 5.0
+"""From the request to stop to the end of the agent."""
+_EXPORTERS_S = 4.0
+_LAST_COLLECTION_S = 1.0
+FIRST_TICKS_S = (0.25, 1.0)
+"""After the start, so that the first export does not wait for a whole interval."""
+
+logger = logging.getLogger(f"{ROOT}.agent")
+
+
+class NoReceiverError(RetinaError):
+    """No receiver can run. `errors` say why, by receiver."""
+
+    def __init__(self, errors: Mapping[str, Exception]) -> None:
+        reasons = "; ".join(f"{id_}: {describe(error)}" for id_, error in errors.items())
+        super().__init__(f"no receiver can run: {reasons}")
+        self.errors_by_receiver = errors
+
+
+class Agent:
+    """Runs a configuration until `stop()`. Any thread may call its methods."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        environment: Mapping[str, str],
+        *,
+        clock: SystemClock | None = None,
+    ) -> None:
+        self._configuration = configuration
+        self._environment = environment
+        self._clock = clock or SystemClock()
+        self._board = StatusBoard()
+        self._graph: Graph | None = None
+        self._monitor: InterfaceMonitor | None = None
+        self._started_ns = self._clock.monotonic_ns()
+        self._last_tick_ns = self._started_ns
+        self._last_end_ns = 0
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stop = threading.Event()
+        self._stop_deadline_ns = 0
+        self._up = threading.Event()
+        self._reload_lock = threading.Lock()
+        self._next: Configuration | None = None
+        self._error: Exception | None = None
+        self._clean = True
+        self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
+
+    def start(self) -> None:
+        """Returns when everything has been started. Raises RetinaError if it can't run."""
+        self._thread.start()
+        self._up.wait()
+        if self._error is not None:
+            self._thread.join(GRACE_S)
+            raise self._error
+
+    def request_stop(self) -> None:
+        """Begins the end; `join` waits for it."""
+        if not self._stop.is_set():
+            self._stop_deadline_ns = self._clock.monotonic_ns() + int(GRACE_S * 1e9)
+            self._stop.set()
+            self._wake()
+
+    def join(self, timeout_s: float | None = None) -> bool:
+        """True when the agent has ended. Raises what ended it, if it was not asked to."""
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            return False
+        if self._error is not None:
+            raise self._error
+        return True
+
+    def stop(self) -> bool:
+        """Ends it. False if something had to be left behind after the grace."""
+        self.request_stop()
+        return self.join(GRACE_S + 0.5) and self._clean
+
+    def reload(self, configuration: Configuration) -> None:
+        """Changes into another configuration at the next tick."""
+        with self._reload_lock:
+            self._next = configuration
+        self._wake()
+
+    def refuse_reload(self, error: Exception) -> None:
+        """The configuration could not be read: the old one goes on, and this is told."""
+        logger.error("the old configuration goes on: %s", describe(error))
+        if self._graph is not None and self._graph.telemetry is not None:
+            self._graph.telemetry.reloaded("refused")
+
+    def status(self) -> AgentStatus:
+        now_ns = self._clock.monotonic_ns()
+        return self._board.agent(
+            uptime_s=(now_ns - self._started_ns) / 1e9,
+            tick_age_s=(now_ns - self._last_tick_ns) / 1e9,
+            tick_limit_s=max(3 * self._configuration.service.interval, 10.0),
+        )
+
+    def _wake(self) -> None:
+        os.eventfd_write(self._wake_fd, 1)
+
+    def _run(self) -> None:
+        try:
+            self._bring_up()
+        except Exception as error:
+            self._error = error
+            if self._graph is not None:
+                self._graph.stop(self._clock.monotonic_ns() + 1_000_000_000)
+            self._close()
+            return
+        finally:
+            self._up.set()
+        try:
+            self._loop()
+            self._wind_up()
+        except Exception as error:
+            logger.exception("the agent ends: %s", describe(error))
+            self._error = error
+        finally:
+            self._close()
+
+    def _bring_up(self) -> None:
+        self._monitor = InterfaceMonitor()
+        graph = Graph(
+            clock=self._clock,
+            interfaces=self._monitor,
+            board=self._board,
+            status=self.status,
+        )
+        configuration = self._configuration
+        resource = self._resource(configuration)
+        node = NodeIdentity(self._node_context(graph, resource))
+        node.start()
+        if disabled(self._environment):
+            logger.warning("OTEL_SDK_DISABLED is true: nothing is collected and nothing is sent")
+            return
+        self._graph = graph
+        graph.apply(configuration, resource, strict=True)
+        errors = {
+            receiver.id: receiver.error
+            for receiver in graph.receivers.values()
+            if receiver.error is not None
+        }
+        for error in errors.values():
+            if isinstance(error, ConfigError):
+                raise error
+        if errors and len(errors) == len(graph.receivers):
+            raise NoReceiverError(errors)
+        # What was made so far lives as long as the agent: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+
+    def _resource(self, configuration: Configuration) -> dict[str, str | int | bool]:
+        return detect(self._environment, configuration.service.telemetry.resource)
+
+    def _node_context(self, graph: Graph, resource: dict[str, str | int | bool]) -> Context:
+        assert self._monitor is not None
+        return Context(
+            id="node",
+            clock=self._clock,
+            logger=logger,
+            ledger=self._board.ledger("extension/node", "things"),
+            identity=graph.endpoints,
+            interfaces=self._monitor,
+            resource=resource,
+        )
+
+    def _loop(self) -> None:
+        """Sleeps in epoll until a tick is due, a receiver's descriptor is ready, or it is woken."""
+        with select.epoll() as poll:
+            registered: dict[int, str] = {}
+            # Edge-triggered: a descriptor that is not read empty waits for the tick, it can't spin.
+            poll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
+            if self._monitor is not None:
+                poll.register(self._monitor.fd, select.EPOLLIN | select.EPOLLET)
+            begun_ns = self._clock.monotonic_ns()
+            interval_s = self._configuration.service.interval
+            early_ns = [begun_ns + int(s * 1e9) for s in FIRST_TICKS_S if s < interval_s]
+            due_ns = begun_ns + int(interval_s * 1e9)
+            while not self._stop.is_set():
+                self._register(poll, registered)
+                next_ns = min([due_ns, *early_ns])
+                wait_s = max(0.0, (next_ns - self._clock.monotonic_ns()) / 1e9)
+                for fd, _ in poll.poll(wait_s):
+                    self._ready(fd, registered)
+                if self._next is not None:
+                    self._reload()
+                now_ns = self._clock.monotonic_ns()
+                if now_ns < next_ns:
+                    continue
+                self._tick()
+                early_ns = [moment for moment in early_ns if moment > now_ns]
+                step_ns = int(self._configuration.service.interval * 1e9)
+                # Ticks that were missed are not made up for: deltas cover the longer window.
+                due_ns += step_ns * max(0, -(-(now_ns + 1 - due_ns) // step_ns))
+
+    def _register(self, poll: select.epoll, registered: dict[int, str]) -> None:
+        if self._graph is None:
+            return
+        wanted = {
+            fd: receiver.id for receiver in self._graph.receivers.values() for fd in receiver.fds()
+        }
+        for fd in registered.keys() - wanted.keys():
+            del registered[fd]
+            try:
+                poll.unregister(fd)
+            except OSError:
+                continue  # closed by its owner, which unregisters it
+        for fd, receiver_id in wanted.items():
+            if registered.get(fd) == receiver_id:
+                continue
+            try:
+                poll.register(fd, select.EPOLLIN | select.EPOLLET)
+            except FileExistsError:
+                poll.modify(fd, select.EPOLLIN | select.EPOLLET)
+            except OSError as error:
+                logger.warning("%s: descriptor %d can't be watched: %s", receiver_id, fd, error)
+            registered[fd] = receiver_id
+
+    def _ready(self, fd: int, registered: Mapping[int, str]) -> None:
+        if fd == self._wake_fd:
+            os.eventfd_read(fd)
+        elif self._monitor is not None and fd == self._monitor.fd:
+            self._poll_interfaces()
+        elif self._graph is not None and fd in registered:
+            receiver = self._graph.receivers.get(registered[fd])
+            if receiver is not None:
+                receiver.ready(fd)
+
+    def _poll_interfaces(self) -> None:
+        if self._monitor is None:
+            return
+        try:
+            self._monitor.poll()
+        except RetinaError as error:
+            logger.warning("interfaces can't be followed: %s", error)
+
+    def _tick(self, *, budget_s: float | None = None, last: bool = False) -> None:
+        budget_s = budget_s or self._configuration.service.interval
+        self._clock.estimate()
+        self._poll_interfaces()
+        # Windows grow even if the wall clock steps back: time stands until it has caught up.
+        end_ns = self._last_end_ns = max(self._clock.wall_ns(), self._last_end_ns + 1)
+        deadline_ns = self._clock.monotonic_ns() + int(budget_s * 1e9)
+        if self._graph is not None:
+            self._graph.collect(end_ns, deadline_ns, last=last)
+        self._last_tick_ns = self._clock.monotonic_ns()
+
+    def _reload(self) -> None:
+        with self._reload_lock:
+            configuration, self._next = self._next, None
+        if configuration is None or self._graph is None:
+            return
+        self._tick()
+        try:
+            self._graph.apply(configuration, self._resource(configuration))
+        except Exception as error:
+            self.refuse_reload(error)
+            return
+        self._configuration = configuration
+        logger.info("runs the configuration read from %s", configuration.source)
+        if self._graph.telemetry is not None:
+            self._graph.telemetry.reloaded("applied")
+
+    def _wind_up(self) -> None:
+        if self._graph is None:
+            return
+        self._tick(budget_s=_LAST_COLLECTION_S, last=True)
+        grace_ns = int((GRACE_S - _EXPORTERS_S) * 1e9)
+        self._clean = self._graph.stop(self._stop_deadline_ns - grace_ns)
+
+    def _close(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+            self._monitor = None
+
+
+def works(status: AgentStatus) -> list[str]:
+    """Ids of the receivers that work, for the line that the agent prints when it is up."""
+    return [
+        one.id
+        for one in status.components
+        if one.kind is ComponentKind.RECEIVER and one.state.value in ("running", "degraded")
+    ]

@@ -1,0 +1,360 @@
+"""All running components of one configuration, and how they change into those of the next one.
+
+Owned by the tick thread. Components are compared by id and settings: what is unchanged keeps its
+maps, links and series; what has changed is created first, and only then replaces the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from retina_otel.agent.exporting import RunningExporter
+from retina_otel.agent.logs import logger_for
+from retina_otel.agent.receiving import RunningReceiver, describe
+from retina_otel.agent.routes import OWN, Route, RouteKey, plan, push, series
+from retina_otel.agent.status import Key, StatusBoard
+from retina_otel.agent.telemetry import OwnTelemetry
+from retina_otel.component import (
+    AgentStatus,
+    Clock,
+    ComponentKind,
+    Context,
+    Extension,
+    Processor,
+    State,
+)
+from retina_otel.config.load import Configuration, Instance
+from retina_otel.model.batches import EventBatch, MetricBatch, Window
+from retina_otel.model.interfaces import InterfaceRegistry
+from retina_otel.pipeline.accumulator import Accumulator
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.pipeline import LogsPipeline
+from retina_otel.pipeline.points import Temporality
+
+_UNITS = {
+    ComponentKind.RECEIVER: "packets",
+    ComponentKind.PROCESSOR: "rows",
+    ComponentKind.EXPORTER: "points",
+    ComponentKind.EXTENSION: "things",
+}
+_WITHOUT_RESOURCE = frozenset({ComponentKind.RECEIVER, ComponentKind.PROCESSOR})
+REPLACED_EXPORTER_NS = 2_000_000_000
+"""How long an exporter that is replaced may take to send what is left."""
+
+Resource = Mapping[str, str | int | bool]
+Batch = TypeVar("Batch", MetricBatch, EventBatch)
+_Reader = tuple[RouteKey, str, Temporality, bool, bool]
+
+
+class _Named:
+    """The processor that has an id when a batch comes; it may be replaced between two batches."""
+
+    def __init__(self, graph: Graph, id_: str) -> None:
+        self._graph = graph
+        self._id = id_
+
+    def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
+        return self._graph.process_metrics(self._id, batch)
+
+    def process_events(self, batch: EventBatch) -> EventBatch | None:
+        return self._graph.process_events(self._id, batch)
+
+
+class Graph:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        interfaces: InterfaceRegistry,
+        board: StatusBoard,
+        status: Callable[[], AgentStatus],
+    ) -> None:
+        self.endpoints = EndpointTable()
+        self.receivers: dict[str, RunningReceiver] = {}
+        self._clock = clock
+        self._interfaces = interfaces
+        self._board = board
+        self._status = status
+        self._resource: Resource = {}
+        self._instances: dict[Key, Instance] = {}
+        self._processors: dict[str, Processor] = {}
+        self._exporters: dict[str, RunningExporter] = {}
+        self._extensions: dict[str, Extension] = {}
+        self._routes: dict[RouteKey, Route] = {}
+        self._readers: dict[_Reader, Any] = {}
+        self._fed: dict[str, list[RouteKey]] = {}
+        self.telemetry: OwnTelemetry | None = None
+
+    def apply(
+        self, configuration: Configuration, resource: Resource, *, strict: bool = False
+    ) -> None:
+        """Changes what runs into `configuration`.
+
+        Raises ConfigError, before anything is changed, if a component refuses its settings. With
+        `strict`, an exporter or extension that can't start raises too (the agent is starting);
+        otherwise it is shown as failed.
+        """
+        wanted = {(instance.kind, instance.id): instance for instance in configuration.instances()}
+        same_resource = dict(resource) == dict(self._resource)
+        kept = {
+            key
+            for key, instance in wanted.items()
+            if key in self._instances
+            and _same(self._instances[key], instance)
+            and (same_resource or instance.kind in _WITHOUT_RESOURCE)
+        }
+        metrics = configuration.service.telemetry.metrics
+        routes = plan(
+            configuration,
+            self.endpoints,
+            self._routes,
+            lambda id_: _Named(self, id_),
+            own_telemetry=metrics.enabled,
+        )
+        fed = {
+            id_: [key for key, route in routes.items() if id_ in route.exporters]
+            for id_ in configuration.exporters
+        }
+        kept -= {(ComponentKind.EXPORTER, id_) for id_ in fed if fed[id_] != self._fed.get(id_)}
+        new = [
+            instance
+            for key, instance in wanted.items()
+            if key not in kept and instance.kind is not ComponentKind.RECEIVER
+        ]
+        created = self._create(new, resource)
+        self._resource = dict(resource)
+        self._stop_others(kept)
+        self._instances = wanted
+        self._routes = routes
+        self._fed = fed
+        for route in routes.values():
+            self._board.keep_ledger(f"pipeline/{route.names[0]}", route.pipeline.ledger)
+        self._set_up_telemetry(metrics.enabled, metrics.interval)
+        self._start(wanted, created, strict=strict)
+        self._forget_readers()
+
+    def collect(self, end_ns: int, deadline_ns: int, *, last: bool = False) -> None:
+        """One tick: everything since the last, through the processors, to published snapshots."""
+        routes = list(self._routes.values())
+        for id_, receiver in self.receivers.items():
+            if not last:
+                receiver.retry_if_due(end_ns)
+            collected = receiver.collect(end_ns, deadline_ns)
+            try:
+                push(routes, id_, collected.metrics, collected.events)
+            except Exception as error:  # a malformed batch is its receiver's failure alone
+                receiver.refused(error)
+        if self.telemetry is not None:
+            own = self.telemetry.collect(Window(end_ns, end_ns), now=last)
+            push(routes, OWN, own.metrics, ())
+        self.endpoints.advance(end_ns)
+        for route in routes:
+            if isinstance(route.pipeline, LogsPipeline):
+                route.pipeline.tick()
+            elif last:
+                route.pipeline.drain(end_ns)
+            else:
+                route.pipeline.tick(end_ns)
+
+    def stop(self, deadline_ns: int) -> bool:
+        """Exporters send what is left while receivers detach, then extensions end. False if an
+        exporter did not end in time."""
+        threads = [exporter.begin_stop(deadline_ns) for exporter in self._exporters.values()]
+        for receiver in self.receivers.values():
+            receiver.stop()
+        for thread in threads:
+            thread.join(max(0.0, (deadline_ns - self._clock.monotonic_ns()) / 1e9))
+        for id_, extension in self._extensions.items():
+            self._stop_extension(id_, extension)
+        if self.telemetry is not None:
+            self.telemetry.close()
+        return not any(thread.is_alive() for thread in threads)
+
+    def process_metrics(self, id_: str, batch: MetricBatch) -> MetricBatch | None:
+        return self._process(id_, batch, self._processors[id_].process_metrics)
+
+    def process_events(self, id_: str, batch: EventBatch) -> EventBatch | None:
+        return self._process(id_, batch, self._processors[id_].process_events)
+
+    def series(self) -> Mapping[str, int]:
+        return series(list(self._routes.values()))
+
+    def _process(
+        self, id_: str, batch: Batch, process: Callable[[Batch], Batch | None]
+    ) -> Batch | None:
+        """What a processor makes of a batch; a batch at which it raises is lost, and counted so."""
+        try:
+            return process(batch)
+        except Exception as error:
+            key = (ComponentKind.PROCESSOR, id_)
+            self._board.set(key, State.DEGRADED, describe(error), failed=True)
+            ledger = self._board.ledger(_ledger_name(key), _UNITS[key[0]])
+            ledger.add(seen=len(batch), lost={"processor_failed": len(batch)})
+            return None
+
+    def _create(self, instances: Iterable[Instance], resource: Resource) -> dict[Key, Any]:
+        created: dict[Key, Any] = {}
+        for instance in instances:
+            context = self._context(instance, resource)
+            created[instance.kind, instance.id] = instance.component.create(
+                instance.settings, context
+            )
+        return created
+
+    def _context(self, instance: Instance, resource: Resource) -> Context:
+        key = (instance.kind, instance.id)
+        return Context(
+            id=instance.id,
+            clock=self._clock,
+            logger=logger_for(instance.kind.value, instance.id),
+            ledger=self._board.ledger(_ledger_name(key), _UNITS[instance.kind]),
+            identity=self.endpoints,
+            interfaces=self._interfaces,
+            resource=dict(resource),
+            degraded=lambda reason: self._degraded(key, reason),
+            status=self._status,
+        )
+
+    def _degraded(self, key: Key, reason: str) -> None:
+        kind, id_ = key
+        if kind is ComponentKind.RECEIVER and id_ in self.receivers:
+            self.receivers[id_].degraded(reason)
+        elif kind is ComponentKind.EXPORTER and id_ in self._exporters:
+            self._exporters[id_].degraded(reason)
+        else:
+            self._board.set(key, State.DEGRADED if reason else State.RUNNING, reason)
+
+    def _stop_others(self, kept: set[Key]) -> None:
+        deadline_ns = self._clock.monotonic_ns() + REPLACED_EXPORTER_NS
+        threads = [
+            self._exporters.pop(id_).begin_stop(deadline_ns)
+            for id_ in list(self._exporters)
+            if (ComponentKind.EXPORTER, id_) not in kept
+        ]
+        for id_ in list(self.receivers):
+            if (ComponentKind.RECEIVER, id_) not in kept:
+                self.receivers.pop(id_).stop()
+        for id_ in list(self._processors):
+            if (ComponentKind.PROCESSOR, id_) not in kept:
+                del self._processors[id_]
+        for thread in threads:
+            thread.join(max(0.0, (deadline_ns - self._clock.monotonic_ns()) / 1e9))
+        for id_ in list(self._extensions):
+            if (ComponentKind.EXTENSION, id_) not in kept:
+                self._stop_extension(id_, self._extensions.pop(id_))
+        for key in self._instances.keys() - kept:
+            self._board.remove(key)
+
+    def _start(
+        self, wanted: Mapping[Key, Instance], created: Mapping[Key, Any], *, strict: bool
+    ) -> None:
+        for key, instance in wanted.items():
+            kind, id_ = key
+            if key not in created and not (
+                kind is ComponentKind.RECEIVER and id_ not in self.receivers
+            ):
+                continue
+            self._board.add(key, logger_for(kind.value, id_))
+            try:
+                if kind is ComponentKind.EXTENSION:
+                    created[key].start()
+                    self._extensions[id_] = created[key]
+                    self._board.set(key, State.RUNNING)
+                elif kind is ComponentKind.RECEIVER:
+                    self._start_receiver(instance)
+                elif kind is ComponentKind.PROCESSOR:
+                    self._processors[id_] = created[key]
+                    self._board.set(key, State.RUNNING)
+                else:
+                    self._start_exporter(id_, created[key])
+            except Exception as error:
+                if strict:
+                    raise
+                self._board.set(key, State.FAILED, describe(error), failed=True)
+
+    def _start_receiver(self, instance: Instance) -> None:
+        def create() -> Any:
+            return instance.component.create(
+                instance.settings, self._context(instance, self._resource)
+            )
+
+        def measured(receiver_id: str, seconds: float) -> None:
+            if self.telemetry is not None:
+                self.telemetry.measured(receiver_id, seconds)
+
+        receiver = RunningReceiver(
+            (instance.kind, instance.id), create, self._clock, self._board, measured
+        )
+        self.receivers[instance.id] = receiver
+        receiver.start(self._clock.wall_ns())
+
+    def _start_exporter(self, id_: str, created: Any) -> None:
+        exporter = RunningExporter((ComponentKind.EXPORTER, id_), created, self._board)
+        self._exporters[id_] = exporter
+        readers = [self._reader(self._routes[key], exporter) for key in self._fed[id_]]
+        signals = [key.signal for key in self._fed[id_]]
+        exporter.start(
+            [reader for reader, signal in zip(readers, signals, strict=True) if signal != "logs"],
+            [reader for reader, signal in zip(readers, signals, strict=True) if signal == "logs"],
+        )
+
+    def _reader(self, route: Route, exporter: RunningExporter) -> Any:
+        """The reader of an exporter outlives it: the next one of its id goes on with it."""
+        key = (
+            route.key,
+            exporter.key[1],
+            exporter.temporality,
+            exporter.zero_points,
+            exporter.stale_markers,
+        )
+        if key not in self._readers:
+            if isinstance(route.end, Accumulator):
+                self._readers[key] = route.end.reader(
+                    exporter.key[1],
+                    temporality=exporter.temporality,
+                    zero_points=exporter.zero_points,
+                    stale_markers=exporter.stale_markers,
+                )
+            else:
+                self._readers[key] = route.end.reader(exporter.key[1])
+        return self._readers[key]
+
+    def _forget_readers(self) -> None:
+        """Nothing is kept for readers that no exporter has."""
+        used: set[_Reader] = set()
+        for id_, exporter in self._exporters.items():
+            kind = (id_, exporter.temporality, exporter.zero_points, exporter.stale_markers)
+            used.update((key, *kind) for key in self._fed.get(id_, ()))
+        for key in self._readers.keys() - used:
+            reader = self._readers.pop(key)
+            if key[0] in self._routes:
+                self._routes[key[0]].end.remove(reader)
+
+    def _set_up_telemetry(self, enabled: bool, interval_s: float) -> None:
+        if enabled and self.telemetry is None:
+            self.telemetry = OwnTelemetry(self._board, self.series, interval_s)
+        elif enabled and self.telemetry is not None:
+            self.telemetry.set_interval(interval_s)
+        elif self.telemetry is not None:
+            self.telemetry.close()
+            self.telemetry = None
+
+    def _stop_extension(self, id_: str, extension: Extension) -> None:
+        key = (ComponentKind.EXTENSION, id_)
+        try:
+            extension.stop()
+        except Exception as error:
+            self._board.set(key, State.FAILED, f"can't be stopped: {describe(error)}")
+        else:
+            self._board.set(key, State.STOPPED)
+
+
+def _same(old: Instance, new: Instance) -> bool:
+    return old.component is new.component and old.settings == new.settings
+
+
+def _ledger_name(key: Key) -> str:
+    return f"{key[0].value}/{key[1]}"

@@ -1,0 +1,166 @@
+"""From the pipelines of a configuration to those that run: who feeds them, who reads them.
+
+Pipelines that have the same receivers, processors and projection are one, so that a second exporter
+with a pipeline of its own costs no second copy of the series.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from retina_otel.config.load import Configuration
+from retina_otel.config.settings import PipelineSettings
+from retina_otel.model.batches import EventBatch, MetricBatch
+from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
+
+OWN = "own"
+"""Name of the pipeline of the agent's own metrics, and of what feeds it."""
+_IDENTITY = "identity"
+
+
+class AnyProcessor(Protocol):
+    def process_metrics(self, batch: MetricBatch) -> MetricBatch | None: ...
+
+    def process_events(self, batch: EventBatch) -> EventBatch | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RouteKey:
+    """What makes two pipelines one."""
+
+    signal: str
+    receivers: frozenset[str]
+    processors: tuple[str, ...]
+    settings: str
+    """JSON of what the accumulator or buffer is told."""
+
+
+@dataclass(slots=True)
+class Route:
+    """A running pipeline, and the names and exporters that the configuration gives it."""
+
+    key: RouteKey
+    pipeline: MetricsPipeline | LogsPipeline
+    names: list[str]
+    exporters: list[str]
+
+    @property
+    def end(self) -> Accumulator | EventBuffer:
+        """Who makes the readers."""
+        if isinstance(self.pipeline, MetricsPipeline):
+            return self.pipeline.accumulator
+        return self.pipeline.buffer
+
+
+def plan(
+    configuration: Configuration,
+    endpoints: EndpointTable,
+    old: Mapping[RouteKey, Route],
+    processor: Callable[[str], AnyProcessor],
+    *,
+    own_telemetry: bool,
+) -> dict[RouteKey, Route]:
+    """The routes of a configuration; a pipeline of `old` that is still wanted keeps its series.
+
+    `processor(id)` stands for the processor that has that id whenever a batch comes.
+    """
+    routes: dict[RouteKey, Route] = {}
+
+    def route(key: RouteKey, name: str, settings: PipelineSettings | None) -> Route:
+        if key not in routes:
+            pipeline = (
+                old[key].pipeline
+                if key in old
+                else _make(
+                    key,
+                    name,
+                    settings,
+                    endpoints,
+                    configuration=configuration,
+                    processor=processor,
+                )
+            )
+            routes[key] = Route(key, pipeline, [], [])
+        routes[key].names.append(name)
+        return routes[key]
+
+    for name, settings in configuration.service.pipelines.items():
+        key = RouteKey(
+            signal=name.partition("/")[0],
+            receivers=frozenset(settings.receivers),
+            processors=tuple(settings.processors),
+            settings=settings.model_dump_json(include={"attributes", "cardinality", "expiry"}),
+        )
+        found = route(key, name, settings)
+        found.exporters += [id_ for id_ in settings.exporters if id_ not in found.exporters]
+    exporters = dict.fromkeys(
+        id_ for one in configuration.pipelines("metrics").values() for id_ in one.exporters
+    )
+    if own_telemetry and exporters:
+        key = RouteKey("metrics", frozenset({OWN}), (), "")
+        route(key, OWN, None).exporters += exporters
+    return routes
+
+
+def _make(
+    key: RouteKey,
+    name: str,
+    settings: PipelineSettings | None,
+    endpoints: EndpointTable,
+    *,
+    configuration: Configuration,
+    processor: Callable[[str], AnyProcessor],
+) -> MetricsPipeline | LogsPipeline:
+    processors = [processor(id_) for id_ in key.processors]
+    if settings is None:
+        return MetricsPipeline(name, processors, Accumulator(endpoints))
+    if key.signal == "logs":
+        buffer = EventBuffer(endpoints, EventBufferSettings(attributes=settings.attributes))
+        return LogsPipeline(name, processors, buffer)
+    accumulator = Accumulator(
+        endpoints,
+        AccumulatorSettings(
+            attributes=settings.attributes,
+            cardinality_limit=settings.cardinality.limit,
+            idle_ns=int(settings.expiry * 1e9),
+        ),
+    )
+    resolvers = [
+        one
+        for one, id_ in zip(processors, key.processors, strict=True)
+        if configuration.processors[id_].component.type == _IDENTITY
+    ]
+    late = LateIdentity(resolvers[0].process_metrics) if resolvers else None
+    return MetricsPipeline(name, processors, accumulator, late=late)
+
+
+def push(
+    routes: Sequence[Route],
+    receiver: str,
+    metrics: Sequence[MetricBatch],
+    events: Sequence[EventBatch],
+) -> None:
+    """Hands what a receiver has collected to each pipeline that it feeds."""
+    for route in routes:
+        if receiver not in route.key.receivers:
+            continue
+        if isinstance(route.pipeline, MetricsPipeline):
+            route.pipeline.push(metrics)
+        else:
+            route.pipeline.push(events)
+
+
+def series(routes: Sequence[Route]) -> dict[str, int]:
+    """Live series by pipeline."""
+    return {
+        name: route.pipeline.accumulator.n_live
+        for route in routes
+        if isinstance(route.pipeline, MetricsPipeline)
+        for name in route.names
+    }
