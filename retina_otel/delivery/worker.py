@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from retina_otel.delivery.lanes import Lane
+from retina_otel.delivery.lane import Lane
 from retina_otel.delivery.outcome import Clock
 
 _S = 10**9

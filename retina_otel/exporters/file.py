@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
 from retina_otel.delivery.file import LineFile, Rotation
-from retina_otel.delivery.lanes import EventsLane, Lane, LaneOptions, MetricsLane
+from retina_otel.delivery.lane import Lane, LaneOptions
+from retina_otel.delivery.lanes import EventsLane, MetricsLane
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.worker import Worker

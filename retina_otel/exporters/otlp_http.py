@@ -29,7 +29,8 @@ from retina_otel.delivery.environment import (
     signal_url,
 )
 from retina_otel.delivery.http import HttpSender, HttpTarget
-from retina_otel.delivery.lanes import EventsLane, Lane, LaneOptions, MetricsLane
+from retina_otel.delivery.lane import Lane, LaneOptions
+from retina_otel.delivery.lanes import EventsLane, MetricsLane
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.settings import RetrySettings, TlsSettings

@@ -13,7 +13,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from retina_otel.delivery.lanes import EventsLane, LaneOptions, MetricsLane
+from retina_otel.delivery.lane import LaneOptions
+from retina_otel.delivery.lanes import EventsLane, MetricsLane
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.report import DeliveryReport

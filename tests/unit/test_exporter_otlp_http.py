@@ -19,9 +19,8 @@ from pydantic import ValidationError
 from retina_otel.delivery.compression import Compression
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings
-from retina_otel.model.attributes import Attribute
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
-from retina_otel.model.signal_types import Event, Kind, Metric
+from retina_otel.model.signal_types import Attribute, Event, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings

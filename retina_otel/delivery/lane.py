@@ -1,0 +1,258 @@
+"""A lane brings what one reader gives to one backend, one request a step, without ever sleeping.
+
+An export is acknowledged only when each of its requests was accepted or refused for good. A request
+that is too large is halved at a boundary between items, and the size that passed is kept for all
+later ones. What differs between metrics and events is in `lanes`.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+from retina_otel.delivery.outcome import Clock, Outcome, Result, Send
+from retina_otel.delivery.report import DeliveryReport
+from retina_otel.delivery.retry import Backoff, RetryPolicy
+from retina_otel.pipeline.points import EventsExport, MetricsExport
+
+_S = 10**9
+_SMALLEST_REQUEST = 1024
+_FLUSH_DELAY_S = 0.25
+
+
+class Encoded(Protocol):
+    """A complete request as encoders yield it."""
+
+    @property
+    def body(self) -> bytes: ...
+
+    @property
+    def n_items(self) -> int:
+        """Points or records in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A part of a request that was too large."""
+
+    body: bytes
+    n_items: int
+
+
+Split = Callable[[bytes], tuple[bytes, bytes] | None]
+"""Two requests of n // 2 and n - n // 2 items, in order; None for what can't be divided."""
+
+Export = TypeVar("Export", MetricsExport, EventsExport)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOptions:
+    """What the lanes of one exporter have in common."""
+
+    clock: Clock
+    report: DeliveryReport
+    timeout_s: float = 10.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    max_bytes: int = 4 << 20
+    jitter: bool = True
+    """Begin at a random moment of the first interval, so that nodes do not push all at once."""
+    random: random.Random = field(default_factory=random.Random)
+
+
+class Lane(ABC, Generic[Export]):
+    """One step sends at most one request. `due_ns` says when the next step makes sense."""
+
+    unit: str
+
+    def __init__(
+        self, name: str, send: Send, split: Split, interval_s: float, options: LaneOptions
+    ) -> None:
+        self.name = name
+        self.max_bytes = options.max_bytes
+        self.finished = False
+        """Set once a flush has nothing left to do."""
+        self._send = send
+        self._split = split
+        self._options = options
+        self._clock = options.clock
+        self._report = options.report
+        self._backoff = Backoff(options.retry, options.random)
+        self._interval_ns = max(1, int(interval_s * _S))
+        first = int(options.random.random() * self._interval_ns) if options.jitter else 0
+        self._tick_ns = self._clock.monotonic_ns() + first
+        """When the next export shall begin."""
+        self.due_ns = self._tick_ns
+        self._export: Export | None = None
+        self._requests: Iterator[Encoded] = iter(())
+        self._waiting: deque[Encoded] = deque()
+        """Requests that were encoded and not yet settled, the next one first."""
+        self._accepted = 0
+        self._lost: Counter[str] = Counter()
+        self._failing_since_ns: int | None = None
+        self._deadline_ns: int | None = None
+
+    @abstractmethod
+    def _take(self) -> Export | None: ...
+
+    @abstractmethod
+    def _encode(self, export: Export) -> Iterator[Encoded]: ...
+
+    @abstractmethod
+    def _size(self, export: Export) -> int: ...
+
+    @abstractmethod
+    def _acknowledge(self, export: Export) -> None: ...
+
+    @abstractmethod
+    def _gives_way(self, now: int) -> bool:
+        """Whether a failing export may be given up for a newer one."""
+
+    @abstractmethod
+    def _overdue(self, now: int) -> None:
+        """An export has failed for longer than the policy allows."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Ends a flush whose time is over, and books what did not go out."""
+
+    def begin_flush(self, deadline_ns: int) -> None:
+        """From now on send only what is left; nothing begins after the monotonic deadline."""
+        self._deadline_ns = deadline_ns
+        self.due_ns = self._clock.monotonic_ns()
+
+    def step(self) -> None:
+        """Sends at most one request and sets `due_ns`."""
+        now = self._clock.monotonic_ns()
+        if self._deadline_ns is not None and now >= self._deadline_ns:
+            self.give_up()
+            return
+        if self._failing_since_ns is not None and self._gives_way(now):
+            self._settle(superseded=True)
+        if self._export is None:
+            self._tick_ns += ((now - self._tick_ns) // self._interval_ns + 1) * self._interval_ns
+            self._export = self._take()
+            if self._export is None:
+                return
+            self._requests = self._encode(self._export)
+        request = self._next_request()
+        if request is None:
+            self._settle()
+            self.due_ns = self._after_export(now)
+            return
+        timeout_s = self._options.timeout_s
+        if self._deadline_ns is not None:
+            timeout_s = max(0.05, min(timeout_s, (self._deadline_ns - now) / _S))
+        self._report.request(len(request.body))
+        self._answered(request, self._send(request.body, timeout_s))
+
+    def defect(self, message: str) -> None:
+        """Something in here raised: the export is left, and begun anew at the next tick."""
+        self._report.failed(self.name, Outcome(Result.RETRY, "internal", message))
+        self._forget()
+        now = self._clock.monotonic_ns()
+        self.due_ns = now + self._interval_ns
+        self.finished = self._deadline_ns is not None
+
+    @abstractmethod
+    def _after_export(self, now: int) -> int:
+        """When to look again after an export was settled."""
+
+    def _next_request(self) -> Encoded | None:
+        """The next request, cut to the size that the backend was found to take."""
+        if not self._waiting:
+            request = next(self._requests, None)
+            if request is None:
+                return None
+            self._waiting.append(request)
+        while len(self._waiting[0].body) > self.max_bytes:
+            if not self._halve():
+                break
+        return self._waiting[0]
+
+    def _halve(self) -> bool:
+        """Cuts the next request in two; False if it is a single item."""
+        request = self._waiting[0]
+        halves = self._split(request.body)
+        if halves is None:
+            return False
+        first = request.n_items // 2
+        self._waiting.popleft()
+        self._waiting.appendleft(Half(halves[1], request.n_items - first))
+        self._waiting.appendleft(Half(halves[0], first))
+        return True
+
+    def _answered(self, request: Encoded, outcome: Outcome) -> None:
+        now = self._clock.monotonic_ns()
+        self.due_ns = now
+        if outcome.result is Result.ACCEPTED:
+            if outcome.reason:
+                self._report.warn(outcome)
+            rejected = min(outcome.rejected, request.n_items)
+            self._lost["rejected"] += rejected
+            self._accepted += request.n_items - rejected
+            self._settled()
+            self._report.passed(self.name)
+        elif outcome.result is Result.TOO_LARGE and self._halve():
+            self._report.warn(outcome)
+            larger = max(len(self._waiting[0].body), len(self._waiting[1].body))
+            self.max_bytes = max(_SMALLEST_REQUEST, min(self.max_bytes, larger))
+        elif outcome.result is Result.RETRY:
+            self._failed(now, outcome)
+        else:
+            why = "refused" if outcome.result is Result.REFUSED else "too_large"
+            self._lost[why] += request.n_items
+            self._settled()
+            self._report.failed(self.name, outcome)
+
+    def _settled(self) -> None:
+        """The request in front is done with."""
+        self._waiting.popleft()
+        self._failing_since_ns = None
+        self._backoff.reset()
+
+    def _failed(self, now: int, outcome: Outcome) -> None:
+        self._report.failed(self.name, outcome)
+        if self._failing_since_ns is None:
+            self._failing_since_ns = now
+        delay_s = self._backoff.next_delay_s(outcome.retry_after_s)
+        if self._deadline_ns is not None and outcome.retry_after_s is None:
+            delay_s = min(delay_s, _FLUSH_DELAY_S)
+        self.due_ns = now + int(delay_s * _S)
+        if self._deadline_ns is not None:
+            if self.due_ns >= self._deadline_ns:
+                self.give_up()
+            return
+        bound_s = self._options.retry.max_elapsed_s
+        if bound_s and self.due_ns - self._failing_since_ns > bound_s * _S:
+            self._overdue(now)
+
+    def _settle(self, *, unsent: str = "not_encoded", superseded: bool = False) -> None:
+        """Books the export and ends it. What no request has settled is superseded, or lost.
+
+        Superseded points come again in newer form, so only then the export is not acknowledged.
+        """
+        assert self._export is not None
+        left = self._size(self._export) - self._accepted - self._lost.total()
+        if not superseded:
+            self._lost[unsent] += left
+        self._report.settle(
+            self.unit,
+            accepted=self._accepted,
+            lost=self._lost,
+            superseded=left if superseded else 0,
+        )
+        if not superseded:
+            self._acknowledge(self._export)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._export = None
+        self._requests = iter(())
+        self._waiting.clear()
+        self._accepted = 0
+        self._lost = Counter()
+        self._failing_since_ns = None
