@@ -78,7 +78,10 @@ class InterfaceMonitor:
         Raises KernelError."""
         self.poll()
         fresh = links.dump_links(self._requests)
-        self._update_links(fresh)
+        # One that is missing here has just gone: its last values come with its notification.
+        for link in fresh.values():
+            self._keep(link)
+        self._publish()
         return {
             ifindex: replace(self._known[ifindex], stats=link.stats)
             for ifindex, link in fresh.items()
@@ -147,9 +150,13 @@ class InterfaceMonitor:
         self._links[link.ifindex] = replace(link, stats=None)
 
     def _drop(self, ifindex: int, last_stats: Mapping[str, int] | None) -> None:
-        self._links.pop(ifindex, None)
+        link = self._links.pop(ifindex, None)
         self._addresses.pop(ifindex, None)
         gone = self._known.pop(ifindex, None)
+        if gone is None and link is not None:
+            # It came and went between two polls: what it counted is told all the same.
+            gone = link
+            self._tell(Change(ChangeKind.ADDED, link))
         if gone is not None:
             self._tell(Change(ChangeKind.REMOVED, replace(gone, stats=last_stats)))
 
