@@ -1,7 +1,7 @@
 """`health_check`: over HTTP, whether the agent is ready, what each component does, and its ledgers.
 
-`GET /` answers 200 when the agent is ready and 503 otherwise, with the same JSON; a probe needs only
-the number. It tells who runs, not what was seen, and listens on loopback unless configured.
+`GET /` answers 200 when the agent is ready and 503 otherwise, with the same JSON; a probe needs
+only the number. It tells who runs, not what was seen; on loopback unless configured.
 """
 
 from __future__ import annotations

@@ -7,9 +7,11 @@ is reported once. The file's format is described in `identity_file`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
@@ -43,9 +45,9 @@ from retina_otel.model.batches import AttributeValue
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
 
-SOURCE = "static_identity"
 _POD_LABEL = "k8s.pod.label."
 _Signature = tuple[int, int, int] | None
+_instances = itertools.count()
 
 
 class StaticIdentitySettings(Settings):
@@ -61,6 +63,8 @@ class StaticIdentity:
     def __init__(self, settings: StaticIdentitySettings, context: Context) -> None:
         self._settings = settings
         self._context = context
+        # A reload starts the new instance before it stops the old one: each has its own rows.
+        self._source = f"{context.id}#{next(_instances)}"
         self._lock = threading.Lock()
         self._file = IdentityFile()
         self._signature: _Signature = None
@@ -83,10 +87,13 @@ class StaticIdentity:
         self._thread.start()
 
     def stop(self) -> None:
-        self._started = False
+        """Its endpoints are removed; the table lets them linger for what is drained last."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2)
+        with self._lock:
+            self._started = False
+        self._context.identity.update([], source=self._source)
 
     def check(self) -> None:
         """Reads the file again if it has changed, and follows namespaces that came or went."""
@@ -104,9 +111,9 @@ class StaticIdentity:
             with self._lock:
                 self._take(file)
                 self._publish()
-        elif self._find_namespaces(self._file) != self._inodes:
+        elif (inodes := _find_namespaces(self._file)) != self._inodes:
             with self._lock:
-                self._inodes = self._find_namespaces(self._file)
+                self._inodes = inodes
                 self._publish()
 
     def _watch(self) -> None:
@@ -122,7 +129,7 @@ class StaticIdentity:
 
     def _take(self, file: IdentityFile) -> None:
         self._file = file
-        self._inodes = self._find_namespaces(file)
+        self._inodes = _find_namespaces(file)
         self._wanted = frozenset(pod.interface for pod in file.pods if pod.interface)
 
     def _interface_changed(self, change: Change) -> None:
@@ -142,7 +149,7 @@ class StaticIdentity:
         )
 
     def _publish(self) -> None:
-        self._context.identity.update(list(self._endpoints()), source=SOURCE)
+        self._context.identity.update(list(self._endpoints()), source=self._source)
 
     def _endpoints(self) -> Iterator[Endpoint]:
         file = self._file
@@ -173,17 +180,15 @@ class StaticIdentity:
                 addresses=(cidr.cidr,),
             )
 
-    @staticmethod
-    def _find_namespaces(file: IdentityFile) -> dict[str, int]:
-        """Inodes of the namespaces that the file names by path and that exist now."""
-        inodes = {}
-        for pod in file.pods:
-            if isinstance(pod.netns, str):
-                try:
-                    inodes[pod.netns] = os.stat(pod.netns).st_ino
-                except OSError:
-                    continue
-        return inodes
+
+def _find_namespaces(file: IdentityFile) -> dict[str, int]:
+    """Inodes of the namespaces that the file names by path and that exist now."""
+    inodes = {}
+    for pod in file.pods:
+        if isinstance(pod.netns, str):
+            with suppress(OSError):
+                inodes[pod.netns] = os.stat(pod.netns).st_ino
+    return inodes
 
 
 def _pod(pod: PodEntry, node_name: str, ifindex: int | None, inode: int | None) -> Endpoint:

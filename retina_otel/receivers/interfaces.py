@@ -123,9 +123,10 @@ class InterfacesReceiver:
     def collect(self, window: Window, deadline_ns: int) -> Collected:
         """Deltas since the last call, also of interfaces that are gone by now."""
         present: list[Interface] = []
-        found = self._gone
-        self._gone = []
-        for ifindex, interface in self._context.interfaces.read_stats().items():
+        # Reading also tells of interfaces that have gone: they are part of this window.
+        readings = self._context.interfaces.read_stats()
+        found, self._gone = self._gone, []
+        for ifindex, interface in readings.items():
             if self._excluded(interface):
                 continue
             current = _counters(interface)

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
 from retina_otel.model import signals
@@ -29,7 +30,8 @@ from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, 
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
-from retina_otel.receivers.drops import DropsReceiver, DropsSettings
+from retina_otel.receivers.drops.receiver import DropsReceiver
+from retina_otel.receivers.drops.settings import DropsSettings
 from retina_otel.testing import packets, traffic
 from retina_otel.testing.lab import WORLD4, WORLD6, Lab, Pod
 from retina_otel.testing.namespaces import Namespace
@@ -57,14 +59,6 @@ Row = tuple[str, str, str, str]
 """Reason, transport, source address, destination address."""
 
 
-class WallClock:
-    def wall_ns(self) -> int:
-        return time.time_ns()
-
-    def monotonic_ns(self) -> int:
-        return time.monotonic_ns()
-
-
 class Counting:
     """A drops receiver that runs in the lab's node, and what it has counted."""
 
@@ -83,7 +77,7 @@ class Counting:
         self.ledger = Ledger("drops", "packets")
         context = Context(
             id="drops",
-            clock=WallClock(),
+            clock=SystemClock(),
             logger=logging.getLogger("drops"),
             ledger=self.ledger,
             identity=self.identity,
@@ -435,7 +429,7 @@ def test_one_event_stands_for_a_pair_reason_and_function(lab: Lab) -> None:
     assert batch.source is not None
     assert batch.destination is not None
     assert (batch.source.port.tolist(), batch.destination.port.tolist()) == ([0], [DROPPED])
-    integers = {name: list(column) for name, column in batch.own.items() if is_integer(column)}
+    integers = {n: c.tolist() for n, c in batch.own.items() if isinstance(c, np.ndarray)}
     first, last = integers["retina.event.first_seen"][0], integers["retina.event.last_seen"][0]
     assert started < first < last < ended
     assert integers["retina.event.packets"] == [206]
@@ -444,10 +438,6 @@ def test_one_event_stands_for_a_pair_reason_and_function(lab: Lab) -> None:
     assert isinstance(symbol, Column)
     # Which of them frees the packet depends on the kernel's version.
     assert texts(symbol)[0] in ("nf_hook_slow", "nft_do_chain")
-
-
-def is_integer(column: object) -> bool:
-    return isinstance(column, np.ndarray)
 
 
 def test_both_ends_are_known_by_namespace_and_address(lab: Lab) -> None:

@@ -172,7 +172,7 @@ class DropsReceiver:
             pairs[port] = np.where(low == high, low, 0)
         first = _fold(np.minimum, codes, rows["first"])
         last = _fold(np.maximum, codes, rows["last"])
-        to_wall = self._context.clock.wall_ns() - self._context.clock.monotonic_ns()
+        to_wall = self._context.clock.offset_ns()
         time_ns = last.astype(np.int64) + to_wall
         return EventBatch(
             event=signals.DROP_EVENT,
