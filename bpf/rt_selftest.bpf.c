@@ -100,6 +100,9 @@ struct {
 const volatile __u32 rt_constant = 7;
 const volatile __u8 rt_prefix[4] = {1, 2, 3, 4};
 __u64 rt_packets;
+__u64 rt_stopped;
+__u64 rt_spins;
+__u32 rt_running;
 __u64 rt_ring_full;
 __u32 rt_generation = 3;
 __s32 rt_negative = -5;
@@ -110,6 +113,30 @@ int rt_count(struct __sk_buff *skb)
 {
 	__sync_fetch_and_add(&rt_packets, 1);
 	return -1; /* TC_ACT_UNSPEC, TCX_NEXT */
+}
+
+/* Counts, and ends the row of programs: what comes behind it sees nothing. */
+SEC("tc")
+int rt_stop(struct __sk_buff *skb)
+{
+	__sync_fetch_and_add(&rt_stopped, 1);
+	return 0; /* TC_ACT_OK, TCX_PASS */
+}
+
+static long spin_one(__u32 i, void *unused)
+{
+	__sync_fetch_and_add(&rt_spins, 1);
+	return 0;
+}
+
+/* Runs for tens of milliseconds, and says while it does. */
+SEC("tc")
+int rt_slow(struct __sk_buff *skb)
+{
+	rt_running = 1;
+	bpf_loop(1 << 22, spin_one, NULL, 0);
+	rt_running = 0;
+	return 0;
 }
 
 SEC("tc")
@@ -222,8 +249,8 @@ int rt_cgroup_egress(struct __sk_buff *skb)
 SEC("tc")
 int rt_refused(struct __sk_buff *skb)
 {
-	__u32 key = 0;
-	struct rt_selftest_value *value = bpf_map_lookup_elem(&rt_array, &key);
+	struct rt_selftest_key key = {};
+	struct rt_selftest_value *value = bpf_map_lookup_elem(&rt_hash, &key);
 
 	return (int)value->packets;
 }

@@ -6,6 +6,7 @@ parsed: `Btf.vmlinux()` asks libbpf for one type at a time.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import struct
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ _TRAILERS = {
     KIND_ENUM64: (0, 3),
 }
 _MAGIC = 0xEB9F
+_NO_DATA = frozenset({".maps", "license", ".ksyms", ".kconfig"})
 
 
 class BtfError(KernelError):
@@ -86,12 +88,9 @@ class Btf:
 
     def __init__(self, data: bytes) -> None:
         """`data` is a whole BTF blob. Raises BtfError if it is none."""
-        try:
+        with _reading():
             self._types = _parse(data)
-            names = _strings(data)
-        except (struct.error, IndexError) as error:
-            raise BtfError(f"malformed: {error}") from error
-        self._names = names
+            self._names = _strings(data)
         self._ids: dict[tuple[int, str], int] = {}
         for type_id, one in enumerate(self._types):
             if one.name:
@@ -150,7 +149,8 @@ class Btf:
         """As `dtype`, by type id; 0 (void) has no bytes."""
         known = self._dtypes.get(type_id)
         if known is None:
-            known = self._dtypes[type_id] = self._make(type_id)
+            with _reading():
+                known = self._dtypes[type_id] = self._make(type_id)
         return known
 
     def has_form(self, type_id: int) -> bool:
@@ -168,22 +168,8 @@ class Btf:
 
     def variables(self, section: str | None = None) -> dict[str, Variable]:
         """Globals of .data, .bss, .rodata, or of the one `section`; no maps, no extern ones."""
-        found: dict[str, Variable] = {}
-        for datasec in self._types:
-            if datasec.kind != KIND_DATASEC or datasec.name in (".maps", "license", ".ksyms"):
-                continue
-            if section is not None and datasec.name != section:
-                continue
-            for at in range(0, len(datasec.words), 3):
-                variable = self._types[datasec.words[at]]
-                if variable.kind == KIND_VAR:
-                    found[variable.name] = Variable(
-                        name=variable.name,
-                        section=datasec.name,
-                        offset=datasec.words[at + 1],
-                        dtype=self.dtype_of(variable.size_or_type),
-                    )
-        return found
+        with _reading():
+            return {one.name: one for one in self._variables(section)}
 
     def section_size(self, section: str) -> int:
         """Bytes of a data section. Raises BtfError if there is none."""
@@ -202,13 +188,27 @@ class Btf:
             raise BtfError(f"{variable} is no pointer")
         return self.dtype_of(pointer.size_or_type)
 
+    def _variables(self, section: str | None) -> Iterator[Variable]:
+        for datasec in self._types:
+            if datasec.kind != KIND_DATASEC or datasec.name in _NO_DATA:
+                continue
+            if section is not None and datasec.name != section:
+                continue
+            for at in range(0, len(datasec.words), 3):
+                variable = self._types[datasec.words[at]]
+                if variable.kind == KIND_VAR:
+                    dtype = self.dtype_of(variable.size_or_type)
+                    yield Variable(variable.name, datasec.name, datasec.words[at + 1], dtype)
+
     def _name(self, offset: int) -> str:
         return _name_in(self._names, offset)
 
     def _resolve(self, type_id: int) -> int:
-        while self._types[type_id].kind in _TRANSPARENT:
+        for _ in self._types:
+            if self._types[type_id].kind not in _TRANSPARENT:
+                return type_id
             type_id = self._types[type_id].size_or_type
-        return type_id
+        raise BtfError("malformed: a type is its own alias")
 
     def _make(self, type_id: int) -> np.dtype[Any]:
         one = self._types[self._resolve(type_id)]
@@ -339,6 +339,15 @@ class _BtfById(ctypes.Structure):
     )
 
 
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Whatever goes wrong in reading bytes that are not what they should be is one error."""
+    try:
+        yield
+    except (struct.error, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise BtfError(f"malformed: {error}") from error
+
+
 def _header(data: bytes) -> tuple[int, int, int, int]:
     magic, _version, _flags, length, types, types_length, strings, strings_length = struct.unpack(
         "<HBBIIIII", data[:24]
@@ -370,10 +379,7 @@ def _parse(data: bytes) -> list[_Type]:
         fixed, each = _TRAILERS.get(kind, (0, 0))
         n_words = fixed + each * (info & 0xFFFF)
         words = struct.unpack_from(f"<{n_words}I", data, at + 12)
-        try:
-            name = _name_in(strings, name_offset)
-        except ValueError as error:
-            raise BtfError(f"malformed: {error}") from error
+        name = _name_in(strings, name_offset)
         types.append(_Type(name, kind, bool(info >> 31), size_or_type, words))
         at += 12 + 4 * n_words
     return types

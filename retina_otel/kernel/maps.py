@@ -69,7 +69,9 @@ class HashMap:
         max_entries: int,
         *,
         per_cpu: bool = False,
+        chunk: int = _CHUNK,
     ) -> None:
+        """`chunk` is how many entries a system call reads; it grows when a bucket needs it."""
         self.fd = fd
         self.key_dtype: np.dtype[Any] = np.dtype(key_dtype)
         self.value_dtype: np.dtype[Any] = np.dtype(value_dtype)
@@ -79,7 +81,7 @@ class HashMap:
         self._stride = (self.value_dtype.itemsize + 7) & ~7
         n_values = self._shape[0] if self._shape else 0
         self._value_bytes = self._stride * n_values or self.value_dtype.itemsize
-        self._chunk = min(_CHUNK, max_entries)
+        self._chunk = min(chunk, max_entries)
         self._tokens = ctypes.create_string_buffer(max(_TOKEN_BYTES, self.key_dtype.itemsize))
         self._keys: npt.NDArray[np.uint8] | None = None
         self._values: npt.NDArray[np.uint8] | None = None
