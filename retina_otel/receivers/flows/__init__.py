@@ -1,0 +1,18 @@
+"""flows: bytes, packets and TCP flags of each flow, where design says a packet is counted."""
+
+from __future__ import annotations
+
+from retina_otel.component import Component, ComponentKind
+from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
+from retina_otel.receivers.flows.receiver import FlowsReceiver
+from retina_otel.receivers.flows.settings import FlowsSettings
+
+COMPONENT = Component(
+    type="flows",
+    kind=ComponentKind.RECEIVER,
+    stability="beta",
+    Settings=FlowsSettings,
+    create=FlowsReceiver,
+    declares=(FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS),
+    requires=("CAP_BPF", "CAP_NET_ADMIN"),
+)

@@ -1,0 +1,178 @@
+"""Follows the node's interfaces and keeps the flows programs attached where packets are counted.
+
+Pod interfaces are counted from the pod's point of view, uplinks from the node's; every other
+interface (bridges, tunnels, loopback) carries the same packets once more and is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.errors import KernelError
+from retina_otel.kernel import attach
+from retina_otel.model.interfaces import Change, ChangeKind, Interface
+
+_IFINDEX_MAX = 0x3FFFFF
+
+
+class Role(Enum):
+    POD = "pod"
+    UPLINK = "uplink"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Which interfaces are which, by name patterns; None: by what the interface is."""
+
+    pods: Sequence[str] | None
+    uplinks: Sequence[str] | None
+    exclude: Sequence[str]
+
+    def role(self, interface: Interface) -> Role:
+        if interface.loopback or _any(self.exclude, interface.name):
+            return Role.NONE
+        if self.uplinks is not None:
+            if _any(self.uplinks, interface.name):
+                return Role.UPLINK
+        elif interface.default_route:
+            return Role.UPLINK
+        if self.pods is not None:
+            return Role.POD if _any(self.pods, interface.name) else Role.NONE
+        # A veth whose other end is in another namespace: a pod's, whatever made it.
+        return Role.POD if interface.kind == "veth" and interface.peer_netnsid >= 0 else Role.NONE
+
+
+@dataclass(slots=True)
+class Attachment:
+    interface: Interface
+    role: Role
+    links: list[attach.Link]
+    base: Mapping[str, int]
+    """The interface's own counters when it was attached."""
+    ledger_base: dict[bool, dict[str, int]]
+    """What the ledger had of an earlier attachment, by egress hook."""
+
+
+class Attachments:
+    """One attachment for each interface that has a role. Used by the tick thread only."""
+
+    def __init__(
+        self,
+        programs: Mapping[str, int],
+        rules: Rules,
+        *,
+        position: str,
+        use_tcx: bool,
+        read_stats: Callable[[], Mapping[int, Interface]],
+        logger: logging.Logger,
+        degraded: Callable[[str], None],
+    ) -> None:
+        self._programs = programs
+        self._rules = rules
+        self._position = position
+        self._use_tcx = use_tcx
+        self._read_stats = read_stats
+        self._logger = logger
+        self._degraded = degraded
+        self._failures: dict[int, str] = {}
+        self._following = False
+        self.by_ifindex: dict[int, Attachment] = {}
+        self.names: dict[int, str] = {}
+        """Of all interfaces ever attached: rows may come after their interface has gone."""
+        self.uplinks: set[int] = set()
+        """Likewise: an ifindex keeps its role until the receiver stops."""
+        self.before_attach_packets = 0
+        """Packets that interfaces which came while we ran had carried before they were attached."""
+
+    def on_change(self, change: Change) -> None:
+        """A subscriber of the interface registry."""
+        interface = change.interface
+        if change.kind is ChangeKind.REMOVED:
+            self._detach(interface.ifindex)
+            self._failures.pop(interface.ifindex, None)
+            return
+        role = self._rules.role(interface)
+        known = self.by_ifindex.get(interface.ifindex)
+        if known is not None and known.role is role:
+            known.interface = interface
+            self.names[interface.ifindex] = interface.name
+            return
+        if known is not None:
+            self._detach(interface.ifindex)
+        if role is not Role.NONE:
+            self._attach(interface, role)
+
+    def followed_from_now(self) -> None:
+        """The interfaces there were at the start are attached; those that come now are new."""
+        self._following = True
+
+    def uplink_array(self) -> npt.NDArray[np.uint32]:
+        return np.array(sorted(self.uplinks), np.uint32)
+
+    def close(self) -> None:
+        for ifindex in list(self.by_ifindex):
+            self._detach(ifindex)
+
+    def _attach(self, interface: Interface, role: Role) -> None:
+        if interface.ifindex > _IFINDEX_MAX:
+            self._fail(interface, f"its index {interface.ifindex} does not fit into a flow's key")
+            return
+        kind = "host" if role is Role.UPLINK else "pod"
+        links: list[attach.Link] = []
+        try:
+            for ingress, suffix in ((True, "in"), (False, "out")):
+                program = self._programs[f"flows_{kind}_{suffix}"]
+                if self._use_tcx:
+                    link = attach.tcx(
+                        program, interface.ifindex, ingress=ingress, position=self._position
+                    )
+                else:
+                    link = attach.clsact(program, interface.ifindex, ingress=ingress)
+                links.append(link)
+        except KernelError as error:
+            for link in links:
+                link.close()
+            self._fail(interface, str(error))
+            return
+        stats = self._stats_of(interface.ifindex)
+        if self._following:
+            self.before_attach_packets += stats.get("rx_packets", 0) + stats.get("tx_packets", 0)
+        self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, stats, {})
+        self.names[interface.ifindex] = interface.name
+        if role is Role.UPLINK:
+            self.uplinks.add(interface.ifindex)
+        else:
+            self.uplinks.discard(interface.ifindex)
+        if self._failures.pop(interface.ifindex, None):
+            self._report()
+        self._logger.debug("attached to %s as %s", interface.name, role.value)
+
+    def _stats_of(self, ifindex: int) -> Mapping[str, int]:
+        found = self._read_stats().get(ifindex)
+        return (found.stats if found is not None else None) or {}
+
+    def _detach(self, ifindex: int) -> None:
+        attachment = self.by_ifindex.pop(ifindex, None)
+        if attachment is None:
+            return
+        for link in attachment.links:
+            link.close()
+
+    def _fail(self, interface: Interface, reason: str) -> None:
+        self._failures[interface.ifindex] = f"{interface.name} is not counted: {reason}"
+        self._report()
+
+    def _report(self) -> None:
+        self._degraded("; ".join(self._failures.values()))
+
+
+def _any(patterns: Sequence[str], name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

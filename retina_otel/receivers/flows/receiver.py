@@ -1,0 +1,115 @@
+"""The flows receiver: attaches the programs, ends a generation each tick, keeps the books."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retina_otel.component import Collected, Context, Window
+from retina_otel.kernel import attach
+from retina_otel.receivers.flows import columns
+from retina_otel.receivers.flows.attachments import Attachments, Rules
+from retina_otel.receivers.flows.coverage import coverage
+from retina_otel.receivers.flows.ownership import UplinkJudge, halves
+from retina_otel.receivers.flows.settings import FlowsSettings
+from retina_otel.receivers.flows.tables import FlowRows, FlowTables
+from retina_otel.receivers.flows.tuples import TupleMemory
+
+
+class FlowsReceiver:
+    """See `retina_otel.component.Receiver`; all calls come from the tick thread."""
+
+    def __init__(self, settings: FlowsSettings, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        self._tables: FlowTables | None = None
+        self._attachments: Attachments | None = None
+        self._judge = UplinkJudge(2 * settings.max_flows)
+        self._held = 0
+        self._openers = TupleMemory(2 * settings.max_flows) if settings.initiator else None
+
+    def start(self) -> None:
+        settings, context = self._settings, self._context
+        self._tables = FlowTables(
+            cache_bytes=settings.cache_bytes,
+            max_flows=settings.max_flows,
+            ring_bytes=settings.ring_bytes,
+            shared_cpus=_preemptible_softirqs(),
+        )
+        interfaces = settings.interfaces
+        self._attachments = Attachments(
+            self._tables.programs,
+            Rules(interfaces.pods, interfaces.uplinks, interfaces.exclude),
+            position=settings.position,
+            use_tcx=settings.hook == "tcx" or (settings.hook == "auto" and attach.has_tcx()),
+            read_stats=context.interfaces.read_stats,
+            logger=context.logger,
+            degraded=context.degraded,
+        )
+        context.interfaces.subscribe(self._attachments.on_change)
+        self._attachments.followed_from_now()
+
+    def collect(self, window: Window, deadline_ns: int) -> Collected:
+        tables, attachments = self._started()
+        generation = tables.take()
+        rows = generation.rows
+        uplinks = attachments.uplink_array()
+        at_uplink = np.isin(rows.ifindex, uplinks)
+        judged = self._judge.judge(rows.select(at_uplink), halves(self._node_addresses()))
+        held_before = self._held
+        self._held = int(judged.held.packets.sum())
+        ours = FlowRows.concatenate([rows.select(~at_uplink), judged.ours])
+        elsewhere = int(judged.elsewhere.packets.sum())
+        self._context.ledger.add(
+            seen=generation.seen_packets,
+            drained=int(ours.packets.sum()),
+            not_ours={
+                "not_ip": generation.not_ip_packets,
+                "counted_elsewhere": elsewhere,
+            },
+            lost={"table_full": generation.lost_packets},
+            held=self._held - held_before,
+        )
+        self._context.ledger.set_beside("before_attach", attachments.before_attach_packets)
+        self._context.ledger.set_coverage(
+            coverage(
+                attachments.by_ifindex, tables.ledger(), self._context.interfaces.read_stats()
+            )
+        )
+        batches = columns.batches(ours, window, uplinks, attachments.names, self._openers)
+        if self._openers is not None:
+            self._openers.next_generation()
+        return Collected(metrics=batches)
+
+    def fds(self) -> Sequence[int]:
+        return ()
+
+    def ready(self, fd: int) -> None:
+        """Nothing wakes this receiver between ticks."""
+
+    def stop(self) -> None:
+        if self._attachments is not None:
+            self._attachments.close()
+            self._attachments = None
+        if self._tables is not None:
+            self._tables.close()
+            self._tables = None
+
+    def _started(self) -> tuple[FlowTables, Attachments]:
+        if self._tables is None or self._attachments is None:
+            raise RuntimeError("collect() before start()")
+        return self._tables, self._attachments
+
+    def _node_addresses(self) -> list[str]:
+        return [
+            address
+            for interface in self._context.interfaces.current().values()
+            for address in interface.addresses
+        ]
+
+
+def _preemptible_softirqs() -> bool:
+    """Whether one tc program may interrupt another on the same CPU (PREEMPT_RT)."""
+    return "PREEMPT_RT" in Path("/proc/sys/kernel/version").read_text()

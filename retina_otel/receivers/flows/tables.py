@@ -1,0 +1,357 @@
+"""Reads the tables of the flows object, one finished generation at a time.
+
+`take()` adds one to the generation, waits until no program can still be writing with the old number,
+and reads the finished half of every table. Everything that the kernel counted in a generation is in
+exactly one row of its `Generation`, so that rows, losses and ledger of one generation close.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.kernel.maps import HashMap, Variables, mmap_array, possible_cpus
+from retina_otel.kernel.quiesce import wait_for_programs
+from retina_otel.kernel.ring import Ring
+from retina_otel.loaders import core
+from retina_otel.loaders.base import Loaded
+from retina_otel.loaders.objects import path
+
+N_FLAGS = 9
+FIN, SYN, SYN_ACK, RST, PSH, URG, ECE, CWR, NO_ACK = range(N_FLAGS)
+FLAGS_IN_SLOT = 5
+
+_PARITIES = 2
+_DIRECTIONS = 2
+_LEDGER_INTERFACES = 256
+_V4_MAPPED = np.uint64(0xFFFF << 32)
+_LEDGER_COUNTS = ("buffers", "bytes", "packets", "wire_bytes", "not_ip_packets", "not_ip_bytes")
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRows:
+    """n rows; a flow may have several (one a CPU and table), to be added up. Host byte order."""
+
+    source_hi: npt.NDArray[np.uint64]
+    source_lo: npt.NDArray[np.uint64]
+    destination_hi: npt.NDArray[np.uint64]
+    destination_lo: npt.NDArray[np.uint64]
+    source_port: npt.NDArray[np.uint16]
+    """For ICMP(v6): type << 8 | code."""
+    destination_port: npt.NDArray[np.uint16]
+    """For ICMP(v6): the identifier of an echo, else 0."""
+    meta: npt.NDArray[np.uint32]
+    """RT_META_* of rt_types.h."""
+    ipv6: npt.NDArray[np.bool_]
+    packets: npt.NDArray[np.int64]
+    bytes: npt.NDArray[np.int64]
+    first: npt.NDArray[np.uint32]
+    """Low 32 bits of jiffies; 0 for a row that has only flags."""
+    last: npt.NDArray[np.uint32]
+    flags: npt.NDArray[np.uint32]
+    """(n, N_FLAGS)"""
+
+    def __len__(self) -> int:
+        return len(self.meta)
+
+    def select(self, chosen: npt.NDArray[Any]) -> FlowRows:
+        """The rows of a mask or an index array."""
+        return FlowRows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+
+    @staticmethod
+    def concatenate(parts: list[FlowRows]) -> FlowRows:
+        return FlowRows(
+            *(
+                np.concatenate([getattr(part, name) for part in parts])
+                for name in FlowRows.__dataclass_fields__
+            )
+        )
+
+    @property
+    def protocol(self) -> npt.NDArray[np.uint8]:
+        return self.meta.astype(np.uint8)
+
+    @property
+    def at_egress_hook(self) -> npt.NDArray[np.bool_]:
+        return (self.meta & 0x100) != 0
+
+    @property
+    def local_socket(self) -> npt.NDArray[np.bool_]:
+        return (self.meta & 0x200) != 0
+
+    @property
+    def ifindex(self) -> npt.NDArray[np.uint32]:
+        return self.meta >> 10
+
+
+LedgerCounts = dict[str, int]
+"""Of _LEDGER_COUNTS by name, since the interface was first seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """All that was counted in one generation."""
+
+    rows: FlowRows
+    seen_packets: int
+    not_ip_packets: int
+    lost_packets: int
+    cache_packets: int
+    hash_packets: int
+    ring_packets: int
+    end_jiffies: int
+    """Low 32 bits of the newest stamp among the rows, 0 without rows."""
+
+
+class FlowTables:
+    """The loaded flows object and its mapped tables. Used by the tick thread only."""
+
+    def __init__(
+        self,
+        *,
+        cache_bytes: int,
+        max_flows: int,
+        ring_bytes: int,
+        shared_cpus: bool = False,
+    ) -> None:
+        """`cache_bytes` bounds the front caches of all CPUs, both families and both generations;
+        `max_flows` is per family and generation; `shared_cpus` leaves the caches out. Raises
+        LoadError, MapError."""
+        cpus = possible_cpus()
+        bits = slot_bits(cache_bytes, cpus)
+        slots = (_PARITIES * cpus) << bits
+        self._loaded = core.load(
+            path("flows"),
+            constants={"cfg_slot_bits": bits, "cfg_cache": 0 if shared_cpus else 1},
+            max_entries={
+                "flows4_cache": slots,
+                "flows6_cache": slots,
+                "flows4_tags": slots,
+                "flows6_tags": slots,
+                "flows4_even": max_flows,
+                "flows4_odd": max_flows,
+                "flows6_even": max_flows,
+                "flows6_odd": max_flows,
+                "flags4_even": max_flows,
+                "flags4_odd": max_flows,
+                "flags6_even": max_flows,
+                "flags6_odd": max_flows,
+                "flows_ring": ring_bytes,
+                "flows_ledger": cpus * _PARITIES * _LEDGER_INTERFACES * _DIRECTIONS,
+                "flows_stats": cpus * _PARITIES,
+            },
+        )
+        self.cpus = cpus
+        self._map(self._loaded)
+
+    def _map(self, loaded: Loaded) -> None:
+        maps, cpus = loaded.maps, self.cpus
+
+        def mapped(name: str, shape: tuple[int, ...], writable: bool = False) -> Any:
+            handle = maps[name]
+            array = mmap_array(handle.fd, handle.value_dtype, handle.max_entries, writable)
+            return array.reshape(shape)
+
+        def table(name: str) -> HashMap:
+            handle = maps[name]
+            return HashMap(handle.fd, handle.key_dtype, handle.value_dtype, handle.max_entries)
+
+        self._caches = [mapped(f"flows{f}_cache", (cpus, _PARITIES, -1)) for f in (4, 6)]
+        self._hashes = [[table(f"flows{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
+        self._flags = [[table(f"flags{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
+        self._ledger = mapped(
+            "flows_ledger", (cpus, _PARITIES, _LEDGER_INTERFACES, _DIRECTIONS), True
+        )
+        self._ledger2 = table("flows_ledger2")
+        self._stats = mapped("flows_stats", (cpus, _PARITIES))
+        self._ring = Ring(
+            maps["flows_ring"].fd,
+            maps["flows_ring"].value_dtype,
+            maps["flows_ring"].max_entries,
+        )
+        self._variables = Variables(maps[".data"].fd, loaded.btf, ".data")
+        self._early_records: npt.NDArray[Any] = np.empty(0, maps["flows_ring"].value_dtype)
+        self._read_before = [_Totals(), _Totals()]
+
+    @property
+    def programs(self) -> dict[str, int]:
+        """Descriptors by name: flows_pod_in, flows_pod_out, flows_host_in, flows_host_out."""
+        return dict(self._loaded.programs)
+
+    def take(self) -> Generation:
+        """Ends the running generation and reads it. Raises MapError, RingError."""
+        variables = self._variables
+        ended = int(variables.generation)
+        variables.generation[...] = ended + 1
+        wait_for_programs()
+        parity = ended & 1
+
+        parts, cache_packets = self._read_caches(parity, ended)
+        hashed, hash_packets = self._read_hashes(parity)
+        records, ring_packets = self._read_ring(ended)
+        totals = self._totals(parity)
+        before, self._read_before[parity] = self._read_before[parity], totals
+        rows = FlowRows.concatenate([*parts, *hashed, *records])
+        return Generation(
+            rows=rows,
+            # What had no ledger row was counted (and lost) only for the ledger.
+            seen_packets=totals.packets - before.packets + totals.unledgered - before.unledgered,
+            not_ip_packets=totals.not_ip - before.not_ip,
+            lost_packets=totals.lost - before.lost,
+            cache_packets=cache_packets,
+            hash_packets=hash_packets,
+            ring_packets=ring_packets,
+            end_jiffies=int(rows.last.max()) if len(rows) else 0,
+        )
+
+    def ledger(self) -> dict[tuple[int, bool], LedgerCounts]:
+        """Counts since an interface was first seen, by (ifindex, at its egress hook). Live: it may
+        be ahead of the last `take()`."""
+        counts: dict[tuple[int, bool], LedgerCounts] = {}
+        flat = self._ledger.reshape(-1)
+        used = flat[flat["ifindex"] != 0]
+        _, shared = self._ledger2.read()
+        for row in (*used, *shared):
+            key = (int(row["ifindex"]), bool(row["egress"]))
+            sums = counts.setdefault(key, dict.fromkeys(_LEDGER_COUNTS, 0))
+            for name in _LEDGER_COUNTS:
+                sums[name] += int(row[name])
+        return counts
+
+    def close(self) -> None:
+        self._ring.close()
+        self._loaded.close()
+
+    def _read_caches(self, parity: int, generation: int) -> tuple[list[FlowRows], int]:
+        parts, packets = [], 0
+        for cache, family in zip(self._caches, (4, 6), strict=True):
+            for cpu in range(self.cpus):
+                slots = cache[cpu, parity]
+                taken = slots[slots["generation"] == generation]
+                part = _rows(
+                    family,
+                    taken["key"],
+                    taken,
+                    _widen(taken["flags"]),
+                )
+                packets += int(part.packets.sum())
+                parts.append(part)
+        return parts, packets
+
+    def _read_hashes(self, parity: int) -> tuple[list[FlowRows], int]:
+        parts, packets = [], 0
+        for table, flag_table, family in zip(
+            self._hashes[parity], self._flags[parity], (4, 6), strict=True
+        ):
+            keys, values = table.drain()
+            part = _rows(family, keys, values, np.zeros((len(keys), N_FLAGS), np.uint32))
+            packets += int(part.packets.sum())
+            parts.append(part)
+            keys, values = flag_table.drain()
+            parts.append(_flag_rows(family, keys, values["flags"].copy()))
+        return parts, packets
+
+    def _read_ring(self, generation: int) -> tuple[list[FlowRows], int]:
+        """Records of generations up to `generation`; newer ones are kept for their own time."""
+        records = np.concatenate([self._early_records, self._ring.drain()])
+        due = records["generation"] <= generation
+        self._early_records = records[~due]
+        records = records[due]
+        parts = []
+        for family in (4, 6):
+            own = records[records["family"] == family]
+            keys = own["key"]
+            if family == 4:
+                # A v4 key lies in the front of the record's v6 key.
+                dtype = self._hashes[0][0].key_dtype
+                raw = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, keys.dtype.itemsize)
+                keys = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(-1)
+            parts.append(_rows(family, keys, own, own["flags"].copy(), stamp="now"))
+        return parts, int(records["packets"].sum())
+
+    def _totals(self, parity: int) -> _Totals:
+        rows = self._ledger[:, parity]
+        stats = self._stats[:, parity]
+        keys, shared = self._ledger2.read()
+        shared = shared[keys["parity"] == parity]
+        return _Totals(
+            packets=int(rows["packets"].sum()) + int(shared["packets"].sum()),
+            not_ip=int(rows["not_ip_packets"].sum()) + int(shared["not_ip_packets"].sum()),
+            lost=int(stats["lost_packets"].sum()),
+            unledgered=int(stats["ledger_lost"].sum()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    """Cumulative counts of one parity."""
+
+    packets: int = 0
+    not_ip: int = 0
+    lost: int = 0
+    unledgered: int = 0
+
+
+def slot_bits(cache_bytes: int, cpus: int) -> int:
+    """log2 of the slots per CPU, family and generation that fit into `cache_bytes`; 6 to 16."""
+    bytes_per_slot = (64 + 128) * _PARITIES * cpus
+    return min(16, max(6, (cache_bytes // bytes_per_slot).bit_length() - 1))
+
+
+def _widen(in_slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    flags = np.zeros((len(in_slot), N_FLAGS), np.uint32)
+    flags[:, :FLAGS_IN_SLOT] = in_slot
+    return flags
+
+
+def _rows(
+    family: int,
+    keys: npt.NDArray[Any],
+    values: npt.NDArray[Any],
+    flags: npt.NDArray[np.uint32],
+    stamp: str = "",
+) -> FlowRows:
+    """Copies out of the kernel's layout."""
+    if family == 4:
+        zeros = np.zeros(len(keys), np.uint64)
+        source = zeros, _V4_MAPPED | keys["saddr"].byteswap().astype(np.uint64)
+        destination = zeros, _V4_MAPPED | keys["daddr"].byteswap().astype(np.uint64)
+    else:
+        source, destination = _halves(keys["saddr"]), _halves(keys["daddr"])
+    return FlowRows(
+        source_hi=source[0],
+        source_lo=source[1],
+        destination_hi=destination[0],
+        destination_lo=destination[1],
+        source_port=keys["sport"].byteswap(),
+        destination_port=keys["dport"].byteswap(),
+        meta=keys["meta"].copy(),
+        ipv6=np.full(len(keys), family == 6),
+        packets=values["packets"].astype(np.int64),
+        bytes=values["bytes"].astype(np.int64),
+        first=values[stamp or "first"].copy(),
+        last=values[stamp or "last"].copy(),
+        flags=flags,
+    )
+
+
+def _flag_rows(
+    family: int, keys: npt.NDArray[Any], flags: npt.NDArray[np.uint32]
+) -> FlowRows:
+    """Rows without packets: flags of flows whose packets stand in other rows."""
+    values = np.zeros(
+        len(keys), [("packets", "u8"), ("bytes", "u8"), ("first", "u4"), ("last", "u4")]
+    )
+    return _rows(family, keys, values, flags)
+
+
+def _halves(
+    words: npt.NDArray[np.uint32],
+) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The two halves of n addresses of four network-order words each."""
+    host = words.byteswap().astype(np.uint64)
+    shift = np.uint64(32)
+    return host[:, 0] << shift | host[:, 1], host[:, 2] << shift | host[:, 3]
