@@ -62,8 +62,8 @@ def _texts(
 def _parse(template: str) -> tuple[str, list[tuple[str, Callable[[AttributeValue], str]]]]:
     """A %-template of strings, and for each of its places the field and how it is shown.
 
-    A body is for display: one that is no template stands as it is, and a value that does not fit its
-    format is shown plainly, since an event must not be lost over it.
+    A body is for display: one that is no template stands as it is, and a value that does not fit
+    its format is shown plainly, since an event must not be lost over it.
     """
     literal = ""
     fields = []
