@@ -324,9 +324,14 @@ def _packed(given: Any, dtype: np.dtype[Any]) -> Array:
 
 
 def _contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
-    if array.dtype != dtype:
+    if array.dtype == dtype:
+        return np.ascontiguousarray(array)
+    if array.dtype.names != dtype.names:
         raise MapError("bpf", errno.EINVAL, detail=f"{array.dtype} given, {dtype} needed")
-    return np.ascontiguousarray(array)
+    # numpy drops padding when it joins or picks elements: here it is put back, zeroed.
+    padded = np.zeros(len(array), dtype)
+    padded[:] = array
+    return padded
 
 
 def _address(array: Array) -> int:
