@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -59,17 +58,20 @@ def command(duration: str | None, as_json: bool, output: Path | None) -> int:
         raise RetinaError(
             "the demo needs root, for network namespaces and BPF", "Run it as root, or with sudo"
         )
-    with ExitStack() as exits:
-        if output is None:
-            folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="retina-demo-")))
-        else:
+    if output is not None:
+        try:
             output.mkdir(parents=True, exist_ok=True)
-            folder = output.resolve()
-        stop = exits.enter_context(_stopped_by_signals())
-        return _run(folder, length_s, stop, as_json=as_json)
+        except OSError as error:
+            raise RetinaError(
+                f"--output {output}: {error.strerror}", "Choose a directory that can be written"
+            ) from error
+    with _stopped_by_signals() as stop:
+        return _run(output and output.resolve(), length_s, stop, as_json=as_json)
 
 
-def _run(folder: Path, length_s: float | None, stop: threading.Event, *, as_json: bool) -> int:
+def _run(
+    output: Path | None, length_s: float | None, stop: threading.Event, *, as_json: bool
+) -> int:
     # Imported here so that `--help` and errors before it are quick.
     from retina_otel.cli.demo_agent import DemoAgent
     from retina_otel.cli.demo_checks import equalities, file_equalities, read_wires
@@ -82,7 +84,7 @@ def _run(folder: Path, length_s: float | None, stop: threading.Event, *, as_json
     screen.say("building the lab: a node with pods shop/web, shop/api, shop/db, infra/dns")
     with (
         DemoWorld() as world,
-        DemoAgent(world.lab.node, world.identity(), folder) as agent,
+        DemoAgent(world.lab.node, world.identity(), output or world.lab.folder) as agent,
     ):
         screen.say("starting the agent")
         ready = agent.wait_until_ready(stop)

@@ -163,11 +163,12 @@ class _Relay:
 def _configuration(identity: Path, otlp: Path) -> dict[str, Any]:
     return {
         "extensions": {"static_identity": {"path": str(identity)}},
-        "receivers": {receiver: {} for receiver in RECEIVERS},
+        # Whatever else lives on this machine drops packets too, perhaps of the same addresses.
+        "receivers": {receiver: {} for receiver in RECEIVERS} | {"drops": {"namespaces": "node"}},
         "processors": {"identity": {}},
         "exporters": {
             "prometheus": {"endpoint": f"{_LOOPBACK}:{_PORT}"},
-            "file": {"path": str(otlp), "interval": "1s"},
+            "file": {"path": str(otlp), "interval": "2s"},
         },
         "service": {
             "extensions": ["static_identity"],

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from retina_otel.cli.demo_figures import EGRESS, FLOWS_LEDGER, INGRESS, Figures
+from retina_otel.cli.demo_figures import DROPS_LEDGER, EGRESS, FLOWS_LEDGER, INGRESS, Figures
 from retina_otel.cli.demo_otlp import event_sum, last_sum
 from retina_otel.model.signals import DROP_EVENT, DROP_PACKETS, EVENT_PACKETS, FLOW_PACKETS
 from retina_otel.testing.demo_world import DemoWorld, Sender, pod_name
@@ -153,20 +153,25 @@ def _drops(senders: Iterable[Sender], seen: Figures) -> Iterable[Equality]:
 
 
 def _ledger(seen: Figures, wires: Wires) -> Iterable[Equality]:
-    books = seen.books.get(FLOWS_LEDGER)
-    if books is None:
-        yield Equality("ledger", "the agent reports a ledger of flows", (("yes", 1), ("no", 0)))
-        return
-    accounts = books.accounts
+    flows = seen.books.get(FLOWS_LEDGER)
     yield Equality(
         "ledger",
         "packets at all interfaces",
-        (("interfaces", wires.packets), ("ledger seen", accounts.get("seen", 0))),
+        (
+            ("interfaces", wires.packets),
+            ("seen by flows", flows.accounts.get("seen", 0) if flows else 0),
+        ),
     )
-    out = {name: accounts.get(name, 0) for name in accounts if name != "seen"}
-    yield Equality(
-        "ledger",
-        " + ".join(name for name, number in sorted(out.items()) if number) + " = seen",
-        (("seen", accounts.get("seen", 0)), ("accounts", sum(out.values()))),
-    )
-    yield Equality("ledger", "lost", (("lost", accounts.get("lost", 0)), ("wanted", 0)))
+    for name in (FLOWS_LEDGER, DROPS_LEDGER):
+        receiver = name.removeprefix("receiver/")
+        accounts = seen.books[name].accounts if name in seen.books else {}
+        out = {account: number for account, number in accounts.items() if account != "seen"}
+        named = " + ".join(sorted(account for account, number in out.items() if number))
+        yield Equality(
+            "ledger",
+            f"{receiver}: seen = {named or 'nothing'}",
+            (("seen", accounts.get("seen", 0)), ("accounts", sum(out.values()))),
+        )
+        yield Equality(
+            "ledger", f"{receiver}: lost", (("lost", accounts.get("lost", 0)), ("wanted", 0))
+        )

@@ -26,7 +26,7 @@ from retina_otel.model.signals import (
 )
 from retina_otel.testing.scrape import Sample
 
-FLOWS_LEDGER = "receiver/flows"
+FLOWS_LEDGER, DROPS_LEDGER = "receiver/flows", "receiver/drops"
 EGRESS, INGRESS = "egress", "ingress"
 
 

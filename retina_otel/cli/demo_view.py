@@ -91,14 +91,15 @@ def ledger(seen: Figures) -> Table:
     for name, books in sorted(seen.books.items()):
         if not name.startswith("receiver/") or not books.accounts.get("seen"):
             continue
-        for account, number in sorted(books.accounts.items(), key=lambda item: item[0] != "seen"):
-            if number or account == "lost":
-                reasons = getattr(books, account, {}) if account in ("lost", "not_ours") else {}
-                named = ", ".join(f"{why} {n:,}" for why, n in reasons.items() if n)
-                label = f"{account} ({named})" if named else account
-                bad = account == "lost" and number > 0
-                style = "bold red" if bad else "green" if account == "lost" else ""
-                table.add_row(name.removeprefix("receiver/"), label, Text(f"{number:,}", style))
+        for account in ("seen", *sorted(books.accounts.keys() - {"seen", "lost"}), "lost"):
+            number = books.accounts.get(account, 0)
+            if not number and account != "lost":
+                continue
+            reasons = {"not_ours": books.not_ours, "lost": books.lost}.get(account, {})
+            named = ", ".join(f"{why} {n:,}" for why, n in reasons.items() if n)
+            label = f"{account} ({named})" if named else account
+            style = "" if account != "lost" else "bold red" if number else "green"
+            table.add_row(name.removeprefix("receiver/"), label, Text(f"{number:,}", style))
     if FLOWS_LEDGER not in seen.books:
         table.add_row("flows", "nothing yet", "")
     return table
@@ -141,11 +142,10 @@ def verdict(stated: Iterable[Equality]) -> Table:
     table = _table("Equalities", "", "what", "who says how many")
     for _, group in groupby(stated, key=lambda equality: equality.group):
         for equality in group:
-            terms = " = " if equality.holds else " ≠ "
             table.add_row(
                 Text("ok", "green") if equality.holds else Text("mismatch", "bold red"),
                 equality.what,
-                terms.join(f"{who} {number:,}" for who, number in equality.terms),
+                _chain(equality.terms),
             )
         table.add_section()
     return table
@@ -161,6 +161,16 @@ def progress(moment: Moment) -> str:
         f"  packets seen {accounts.get('seen', 0):,}  dropped {dropped:,}"
         f"  lost {accounts.get('lost', 0):,}"
     )
+
+
+def _chain(terms: Sequence[tuple[str, int]]) -> str:
+    """`a 1 = b 1 ≠ c 2`"""
+    text = ""
+    for position, (who, number) in enumerate(terms):
+        if position:
+            text += " = " if number == terms[position - 1][1] else " ≠ "
+        text += f"{who} {number:,}"
+    return text
 
 
 def _once_each(packets: Mapping[Flow, int]) -> list[Flow]:

@@ -36,6 +36,7 @@ from retina_otel.testing.namespaces import (
     Counters,
     Namespace,
     claim_tag,
+    folder_of,
     release_tag,
     remove_strays,
 )
@@ -56,7 +57,7 @@ _GATEWAY_MAC, _UPLINK_MAC, _UPSTREAM_MAC = (
     "02:00:ac:1e:00:01",
 )
 
-_QUIET = {
+_QUIET: dict[str, int | str] = {
     f"ipv6/conf/{which}/{key}": value
     for which in ("all", "default")
     for key, value in {
@@ -67,9 +68,12 @@ _QUIET = {
         "dad_transmits": 0,
         "addr_gen_mode": 1,
     }.items()
-} | {
+}
+_QUIET |= {
     "ipv4/conf/all/rp_filter": 0,
     "ipv4/conf/default/rp_filter": 0,
+    # A reply that has a socket of its own is not also a drop, as one to a raw socket is.
+    "ipv4/ping_group_range": "0 2147483647",
     # Segments of a stalled or reordered connection: no SACK blocks, so that all headers of it are
     # of one length, and no retransmission of what was not lost.
     "ipv4/tcp_sack": 0,
@@ -195,6 +199,11 @@ class Lab:
     def tag(self) -> str:
         """Every namespace of this lab is named `rt-<tag>-<name>`."""
         return self._tag
+
+    @property
+    def folder(self) -> Path:
+        """A private directory for files of this lab, which goes with it."""
+        return folder_of(self._tag)
 
     @property
     def pods(self) -> list[Pod]:

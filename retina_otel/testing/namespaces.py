@@ -14,9 +14,11 @@ import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -196,10 +198,18 @@ def claim_tag() -> str:
     draft = OWNERS / f".{PREFIX}{tag}.lab"
     draft.write_text(f"{os.getpid()} {_start_time(os.getpid())}\n")
     draft.rename(owner)
+    folder_of(tag).mkdir(mode=0o700)
     return tag
 
 
+def folder_of(tag: str) -> Path:
+    """The directory of a lab's files."""
+    return Path(tempfile.gettempdir(), f"{PREFIX}{tag}")
+
+
 def release_tag(tag: str) -> None:
+    """Removes the lab's directory, then the record of who made it."""
+    shutil.rmtree(folder_of(tag), ignore_errors=True)
     (OWNERS / f"{PREFIX}{tag}.lab").unlink(missing_ok=True)
 
 
@@ -218,7 +228,7 @@ def remove_strays() -> list[str]:
         for namespace in NAMESPACES.glob(f"{PREFIX}{tag}-*"):
             _remove(namespace.name)
             removed.append(namespace.name)
-        owner.unlink(missing_ok=True)
+        release_tag(tag)
     return removed
 
 

@@ -142,22 +142,18 @@ def icmp_echo(
 ) -> Exchange:
     """Pings: each request waits for its reply, which is as large. Raises if one does not come."""
     v6 = ":" in to
+    family = socket.AF_INET6 if v6 else socket.AF_INET
     protocol = socket.IPPROTO_ICMPV6 if v6 else socket.IPPROTO_ICMP
-    identifier = os.getpid() & 0xFFFF
-    reply_type = 129 if v6 else 0
-    with source.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_RAW, protocol) as raw:
-        raw.connect((to, 0))
+    with source.socket(family, socket.SOCK_DGRAM, protocol) as ping:
+        ping.connect((to, 0))
         pace = _Pace(per_second)
         for number in range(packets):
             pace.wait(number)
-            sequence = number & 0xFFFF
-            # The kernel fills in the ICMPv6 checksum; the IPv4 one does not cover the addresses.
-            raw.send(
-                build.icmp_echo(
-                    "::" if v6 else "0.0.0.0", "0.0.0.0", identifier, sequence, bytes(payload)
-                )
+            # The kernel fills in identifier and checksum.
+            ping.send(
+                struct.pack("!BBHHH", 128 if v6 else 8, 0, 0, 0, number & 0xFFFF) + bytes(payload)
             )
-            _await_reply(raw, 0 if v6 else 20, (reply_type, identifier, sequence), to)
+            _await_reply(ping, 129 if v6 else 0, number & 0xFFFF, to)
     size = build.ETHERNET + _ip_header((to, 0)) + _ICMP_HEADER + payload
     one_way = Tally(packets, packets * size, packets * payload)
     return Exchange(one_way, one_way)
@@ -310,15 +306,14 @@ def _send(sender: socket.socket, data: bytes | memoryview) -> None:
             time.sleep(0.001)
 
 
-def _await_reply(raw: socket.socket, skip: int, wanted: tuple[int, int, int], to: str) -> None:
+def _await_reply(ping: socket.socket, kind: int, sequence: int, to: str) -> None:
     deadline = time.monotonic() + 5
     while (left := deadline - time.monotonic()) > 0:
-        if select.select([raw], [], [], left)[0]:
-            message = raw.recv(65535)[skip:]
-            kind, _, _, identifier, sequence = struct.unpack_from("!BBHHH", message)
-            if (kind, identifier, sequence) == wanted:
+        if select.select([ping], [], [], left)[0]:
+            found = struct.unpack_from("!BBHHH", ping.recv(65535))
+            if (found[0], found[4]) == (kind, sequence):
                 return
-    raise RetinaError(f"{to} did not answer echo request {wanted[2]} within 5 s")
+    raise RetinaError(f"{to} did not answer echo request {sequence} within 5 s")
 
 
 def _tcp_exchange(client: socket.socket, to: Destination, request: int, response: int) -> Exchange:

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from collections.abc import Callable
@@ -42,7 +43,11 @@ def without_payload(tally: Tally) -> Tally:
 
 
 def left_of(tag: str) -> list[Path]:
-    return [*Path("/run/netns").glob(f"rt-{tag}-*"), *Path("/run").glob(f"rt-{tag}.lab")]
+    return [
+        *Path("/run/netns").glob(f"rt-{tag}-*"),
+        *Path("/run").glob(f"rt-{tag}.lab"),
+        *Path(tempfile.gettempdir()).glob(f"rt-{tag}"),
+    ]
 
 
 def test_no_interface_of_an_idle_lab_counts_a_packet(lab: Lab) -> None:
@@ -325,7 +330,7 @@ def test_two_pods_of_one_name_are_refused(lab: Lab) -> None:
 
 def test_a_closed_lab_leaves_nothing(lab: Lab) -> None:
     child = lab.pod("web").popen(["sleep", "60"])
-    assert len(left_of(lab.tag)) == 5
+    assert len(left_of(lab.tag)) == 6
     lab.close()
     assert left_of(lab.tag) == []
     assert child.returncode == -signal.SIGTERM
@@ -345,9 +350,9 @@ def test_a_killed_lab_is_removed_by_the_next(lab: Lab) -> None:
     ) as creator:
         assert creator.stdout
         tag, child = creator.stdout.readline().decode().split()
-        assert len(left_of(tag)) == 4
+        assert len(left_of(tag)) == 5
         creator.kill()
     remove_strays()
     assert left_of(tag) == []
     assert not Path(f"/proc/{child}/exe").exists()
-    assert len(left_of(lab.tag)) == 5
+    assert len(left_of(lab.tag)) == 6
