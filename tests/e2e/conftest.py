@@ -20,6 +20,7 @@ from retina_otel.testing.namespaces import Namespace
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "collector-config" / "first-light.yaml"
 START_SECONDS = 30
+KINDS = ("sum", "gauge", "histogram")
 ACCEPTED = (b"", b"\x0a\x00")
 """Answers that refuse nothing: an empty message, or one with an empty partial success."""
 
@@ -156,7 +157,7 @@ class Collector:
             for resource in line.get("resourceMetrics", ()):
                 for scope in resource["scopeMetrics"]:
                     for metric in scope["metrics"]:
-                        data = next(metric[kind] for kind in ("sum", "gauge") if kind in metric)
+                        data = next(metric[kind] for kind in KINDS if kind in metric)
                         for point in data["dataPoints"]:
                             series = (metric["name"], attributes_of(point.get("attributes", [])))
                             out.setdefault(series, []).append(point)
