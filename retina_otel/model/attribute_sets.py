@@ -123,10 +123,12 @@ class AttributeSets:
         """Frees ids that have no reference and were put aside under a generation below `before`."""
         while self._aside and self._aside[0][0] < before:
             generation, number = self._aside.popleft()
-            if self._references[number] or self._aside_since[number] != generation:
+            if self._aside_since[number] != generation:
+                continue
+            self._aside_since[number] = -1
+            if self._references[number]:
                 continue
             del self._id_of[_identity(self._sets[number])]
-            self._aside_since[number] = -1
             self._versions[number] += 1
             self._free.append(number)
 

@@ -20,6 +20,8 @@ _Ids = npt.NDArray[np.int32]
 
 _DENSE = 1 << 20
 """Up to so many possible combinations, those that occur are marked in a table."""
+_MIXED = 1 << 62
+"""Up to so many, a combination is one number of 64 bits."""
 _MAX_CACHED = 1 << 17
 
 
@@ -43,13 +45,17 @@ class OwnSets:
             return np.full(count, EMPTY_SET, np.int32)
         names = tuple(name for name, _ in columns)
         radices = [len(column.values) + 1 for _, column in columns]
+        possible = math.prod(radices)
+        if possible > _MIXED:
+            rows = np.stack([column.codes for _, column in columns], axis=1)
+            unique, place = np.unique(rows, axis=0, return_inverse=True)
+            return self._intern(names, (unique + 1).tolist(), columns)[place.reshape(-1)]
         mixed: npt.NDArray[np.int64] = np.zeros(count, np.int64)
         # Code -1, absent, becomes 0.
         for (_, column), radix in zip(columns, radices, strict=True):
             mixed *= radix
             mixed += column.codes
             mixed += 1
-        possible = math.prod(radices)
         if possible <= _DENSE:
             occurs = np.zeros(possible, np.bool_)
             occurs[mixed] = True
@@ -57,10 +63,6 @@ class OwnSets:
             table: _Ids = np.zeros(possible, np.int32)
             table[used] = self._intern(names, self._digits(used, radices), columns)
             return table[mixed]
-        if possible.bit_length() > 62:
-            rows = np.stack([column.codes for _, column in columns], axis=1)
-            unique, place = np.unique(rows, axis=0, return_inverse=True)
-            return self._intern(names, (unique + 1).tolist(), columns)[place.reshape(-1)]
         used, place = np.unique(mixed, return_inverse=True)
         return self._intern(names, self._digits(used, radices), columns)[place]
 
