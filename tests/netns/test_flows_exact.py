@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from flows_in_lab import Flows, flipping, flows_in
+from tests.netns.flows_in_lab import Flows, flipping, flows_in
 
 from retina_otel.testing import packets as build
 from retina_otel.testing import traffic

@@ -6,16 +6,18 @@ interface (bridges, tunnels, loopback) carries the same packets once more and is
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.errors import KernelError
+from retina_otel.errors import AttachError, KernelError
 from retina_otel.kernel import attach
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
 
@@ -69,8 +71,8 @@ class Attachments:
         programs: Mapping[str, int],
         rules: Rules,
         *,
-        position: str,
-        use_tcx: bool,
+        position: Literal["first", "last"],
+        hook: str,
         read_stats: Callable[[], Mapping[int, Interface]],
         logger: logging.Logger,
         degraded: Callable[[str], None],
@@ -78,7 +80,7 @@ class Attachments:
         self._programs = programs
         self._rules = rules
         self._position = position
-        self._use_tcx = use_tcx
+        self._hook = hook
         self._read_stats = read_stats
         self._logger = logger
         self._degraded = degraded
@@ -130,13 +132,7 @@ class Attachments:
         try:
             for ingress, suffix in ((True, "in"), (False, "out")):
                 program = self._programs[f"flows_{kind}_{suffix}"]
-                if self._use_tcx:
-                    link = attach.tcx(
-                        program, interface.ifindex, ingress=ingress, position=self._position
-                    )
-                else:
-                    link = attach.clsact(program, interface.ifindex, ingress=ingress)
-                links.append(link)
+                links.append(self._attach_program(program, interface.ifindex, ingress))
         except KernelError as error:
             for link in links:
                 link.close()
@@ -154,6 +150,17 @@ class Attachments:
         if self._failures.pop(interface.ifindex, None):
             self._report()
         self._logger.debug("attached to %s as %s", interface.name, role.value)
+
+    def _attach_program(self, program: int, ifindex: int, ingress: bool) -> attach.Link:
+        """By the chosen hook; "auto" settles on clsact where the kernel does not know tcx."""
+        if self._hook != "clsact":
+            try:
+                return attach.tcx(program, ifindex, ingress, self._position)
+            except AttachError as error:
+                if self._hook == "tcx" or error.errno != errno.EINVAL:
+                    raise
+                self._hook = "clsact"
+        return attach.clsact(program, ifindex, ingress, self._position, name="flows")
 
     def _stats_of(self, ifindex: int) -> Mapping[str, int]:
         found = self._read_stats().get(ifindex)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retina_otel.component import Collected, Context, Window
+from retina_otel.component import Collected, Context
+from retina_otel.errors import KernelError
 from retina_otel.kernel import attach
+from retina_otel.model.batches import Window
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.attachments import Attachments, Rules
 from retina_otel.receivers.flows.coverage import coverage
@@ -32,6 +34,7 @@ class FlowsReceiver:
 
     def start(self) -> None:
         settings, context = self._settings, self._context
+        self._remove_strays()
         self._tables = FlowTables(
             cache_bytes=settings.cache_bytes,
             max_flows=settings.max_flows,
@@ -43,7 +46,7 @@ class FlowsReceiver:
             self._tables.programs,
             Rules(interfaces.pods, interfaces.uplinks, interfaces.exclude),
             position=settings.position,
-            use_tcx=settings.hook == "tcx" or (settings.hook == "auto" and attach.has_tcx()),
+            hook=settings.hook,
             read_stats=context.interfaces.read_stats,
             logger=context.logger,
             degraded=context.degraded,
@@ -96,6 +99,16 @@ class FlowsReceiver:
         if self._tables is not None:
             self._tables.close()
             self._tables = None
+
+    def _remove_strays(self) -> None:
+        """Filters that a killed agent left behind; tcx programs went with it."""
+        try:
+            removed = attach.remove_stray_clsact()
+        except KernelError as error:
+            self._context.logger.warning("no look for stray filters: %s", error)
+            return
+        if removed:
+            self._context.logger.info("removed %d filters that a killed agent had left", removed)
 
     def _started(self) -> tuple[FlowTables, Attachments]:
         if self._tables is None or self._attachments is None:
