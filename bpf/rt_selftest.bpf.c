@@ -2,6 +2,7 @@
 /* Small programs with known effects, to test how Python loads, reads and attaches. Never shipped. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
@@ -103,6 +104,7 @@ __u64 rt_packets;
 __u64 rt_stopped;
 __u64 rt_spins;
 __u32 rt_running;
+__u32 rt_wanted_netns;
 __u64 rt_ring_full;
 __u32 rt_generation = 3;
 __s32 rt_negative = -5;
@@ -224,17 +226,22 @@ int rt_read_outer(struct rt_selftest_request *request)
 	return value ? (int)*value : -2;
 }
 
+/* Tracepoints are host-wide: only one namespace is counted, so that a test hears nothing else. */
 SEC("tp_btf/netif_receive_skb")
 int BPF_PROG(rt_receive, struct sk_buff *skb)
 {
-	__sync_fetch_and_add(&rt_packets, 1);
+	if (BPF_CORE_READ(skb, dev, nd_net.net, ns.inum) == rt_wanted_netns)
+		__sync_fetch_and_add(&rt_packets, 1);
 	return 0;
 }
 
 SEC("raw_tp/netif_receive_skb")
-int rt_raw_receive(void *ctx)
+int rt_raw_receive(struct bpf_raw_tracepoint_args *ctx)
 {
-	__sync_fetch_and_add(&rt_packets, 1);
+	struct sk_buff *skb = (struct sk_buff *)ctx->args[0];
+
+	if (BPF_CORE_READ(skb, dev, nd_net.net, ns.inum) == rt_wanted_netns)
+		__sync_fetch_and_add(&rt_packets, 1);
 	return 0;
 }
 
