@@ -89,8 +89,10 @@ def cut(streams: Iterable[Stream], assembler: Assembler, max_bytes: int) -> Iter
             high = int(np.searchsorted(ends, done + max_bytes - size - around, side="right"))
             if high <= low:
                 if n_items:
-                    yield Request(assembler.assemble(scopes), n_items)
+                    request = Request(assembler.assemble(scopes), n_items)
                     scopes, size, n_items = [], empty, 0
+                    yield request
+                    del request
                     continue
                 high = low + 1
             if new_scope:

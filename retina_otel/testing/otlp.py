@@ -209,9 +209,14 @@ class OtlpSink:
             out[name] = out.get(name, 0) + point.value
         return out
 
-    def faults(self, *, zero_first: bool = True) -> list[str]:
-        """What is wrong with all that was accepted, and what could not be decoded."""
-        found = validate(self.metric_requests, self.log_requests, zero_first=zero_first)
+    def faults(self, *, zero_first: bool = True, answers_lost: bool = False) -> list[str]:
+        """What is wrong with all that was accepted (see `validate`), or could not be decoded."""
+        found = validate(
+            self.metric_requests,
+            self.log_requests,
+            zero_first=zero_first,
+            answers_lost=answers_lost,
+        )
         with self._changed:
             return self._undecodable + found
 

@@ -32,11 +32,14 @@ def validate(
     log_requests: Sequence[ExportLogsServiceRequest] = (),
     *,
     zero_first: bool = True,
+    answers_lost: bool = False,
 ) -> list[str]:
     """What is wrong, one line a fault; an empty list if nothing is.
 
     `zero_first` asks that each start of a monotonic cumulative series is told by a zero before any
     other value, so that no increase is lost to a backend that knows no start times.
+    `answers_lost` says that the client was not told of some requests that came: then it may say
+    again, at a later time, that a series has ended.
     """
     sizes = [request.ByteSize() for request in (*metric_requests, *log_requests)]
     faults = [
@@ -55,8 +58,8 @@ def validate(
                 faults.append(f"{_name(point)}: twice at {point.time_ns} in request {place}")
                 continue
             in_request.add((key, point.time_ns))
-            stream = streams.setdefault(key, _Series())
-            faults += [f"{_name(point)}: {fault}" for fault in stream.add(point, zero_first)]
+            stream = streams.setdefault(key, _Series(zero_first, answers_lost))
+            faults += [f"{_name(point)}: {fault}" for fault in stream.add(point)]
     return faults
 
 
@@ -64,13 +67,15 @@ def validate(
 class _Series:
     """What is known of one series so far."""
 
+    zero_first: bool
+    answers_lost: bool
     last: ReceivedPoint | None = None
     ended: bool = False
     """The last thing said of it was NO_RECORDED_VALUE."""
     last_value: ReceivedPoint | None = None
     at: dict[int, ReceivedPoint] = field(default_factory=dict)
 
-    def add(self, point: ReceivedPoint, zero_first: bool) -> list[str]:
+    def add(self, point: ReceivedPoint) -> list[str]:
         same_time = self.at.get(point.time_ns)
         if same_time is not None:
             return [] if same_time == point else [f"two different points at {point.time_ns}"]
@@ -80,8 +85,9 @@ class _Series:
         if last is not None and point.time_ns < last.time_ns:
             faults.append(f"time goes back from {last.time_ns} to {point.time_ns}")
         if point.kind != "gauge":
-            faults += self._against_last(point, zero_first)
-        if point.no_value and self.ended and last is not None and last.start_ns == point.start_ns:
+            faults += self._against_last(point)
+        again = point.no_value and self.ended and last is not None
+        if again and last.start_ns == point.start_ns and not self.answers_lost:
             faults.append("ended twice with the same start")
         self.ended = point.no_value
         self.last = point
@@ -89,7 +95,7 @@ class _Series:
             self.last_value = point
         return faults
 
-    def _against_last(self, point: ReceivedPoint, zero_first: bool) -> list[str]:
+    def _against_last(self, point: ReceivedPoint) -> list[str]:
         last, counts = self.last, _counts(point)
         faults = []
         if last is not None and point.start_ns < last.start_ns:
@@ -105,7 +111,7 @@ class _Series:
                 was = _counts(before) or ()
                 if any(now < then for now, then in zip(counts, was, strict=False)):
                     faults.append(f"falls from {was} to {counts} with the same start")
-            elif zero_first and any(counts):
+            elif self.zero_first and any(counts):
                 faults.append(f"begins at {counts}, not at zero, with start {point.start_ns}")
         return faults
 

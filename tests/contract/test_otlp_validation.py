@@ -53,6 +53,11 @@ def test_a_request_that_came_twice_has_no_fault() -> None:
     assert validate([GOOD[0], GOOD[0], *GOOD[1:]]) == []
 
 
+def test_a_series_may_be_said_twice_to_have_ended_when_answers_were_lost() -> None:
+    again = [*GOOD[:3], export(COUNTER, at(500, 0, no_value=True))]
+    assert validate(again, answers_lost=True) == []
+
+
 def test_a_zero_at_the_very_start_has_no_fault() -> None:
     assert validate([export(COUNTER, at(100, 0), at(200, 1))]) == []
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from retina_otel import __version__
 from retina_otel.encode import protobuf
 from retina_otel.encode.otlp import EntityRef, LogsEncoder, MetricsEncoder
-from retina_otel.encode.set_cache import MAX_TABLES
+from retina_otel.encode.set_cache import MAX_TABLES, SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import SCHEMA_URL, Event, Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality
@@ -87,6 +87,26 @@ def test_equal_ids_of_different_tables_are_kept_apart() -> None:
     for _ in range(2):
         (request,) = requests_of(encoder, blocks)
         assert [p.attributes["i"] for p in points_of([request])] == list(range(3 * MAX_TABLES))
+
+
+def test_the_table_used_longest_ago_is_dropped_first() -> None:
+    made: list[AttributeSets] = []
+
+    def make(sets: AttributeSets) -> SetTable:
+        made.append(sets)
+        return SetTable(sets, lambda pairs: b"")
+
+    cache = SetCache(make)
+    every = [AttributeSets() for _ in range(MAX_TABLES + 1)]
+    for sets in every[:-1]:
+        cache.table(sets)
+    cache.table(every[0])
+    cache.table(every[-1])
+    made.clear()
+    cache.table(every[0])
+    assert made == []
+    cache.table(every[1])
+    assert made == [every[1]]
 
 
 def test_sets_interned_after_the_first_export_are_encoded_in_the_next() -> None:
