@@ -1,4 +1,4 @@
-"""What a test of an exporter needs: readers fed by the test, a clock of its own, and a context.
+"""What a test of an exporter needs: a source of known amounts, readers, a clock, a context.
 
 The readers keep the contract of `retina_otel.pipeline.points`: what is not acknowledged comes
 again, metrics in newer form, events as they were.
@@ -13,11 +13,67 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from retina_otel.component import Context
+from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import Interface
+from retina_otel.model.signal_types import Attribute, Event, Kind, Metric
+from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventBlock, EventsExport, MetricsExport, PointBlock
+
+WHO = Attribute("test.who", "string", "which series")
+NUMBER = Attribute("test.number", "int", "which event")
+METRIC = Metric("test.packets", Kind.COUNTER, "{packet}", "Packets.", (WHO,), scope="test")
+EVENT = Event("test.event", 9, "something happened", (NUMBER,), scope="test")
+
+
+class Source:
+    """The ends of two pipelines, an accumulator and an event buffer, fed with known amounts."""
+
+    def __init__(self, most_event_bytes: int = 1 << 20) -> None:
+        endpoints = EndpointTable()
+        self.accumulator = Accumulator(endpoints)
+        self.buffer = EventBuffer(endpoints, EventBufferSettings(max_bytes=most_event_bytes))
+        self.truth: dict[str, int] = {}
+        """What was added to each series so far."""
+        self.events = 0
+        self._end_ns = time.time_ns()
+
+    def count(self, **amounts: int) -> None:
+        """One tick: adds to series, and publishes."""
+        batch = MetricBatch(
+            Window(self._end_ns, self.now_ns()),
+            {METRIC: np.array(list(amounts.values()), np.int64)},
+            own={WHO.name: Column(np.arange(len(amounts), dtype=np.int32), tuple(amounts))},
+        )
+        for who, amount in amounts.items():
+            self.truth[who] = self.truth.get(who, 0) + amount
+        self.accumulator.add(batch)
+        self.accumulator.snapshot(self._end_ns)
+
+    def now_ns(self) -> int:
+        """A time after all that was counted, to end a window at."""
+        self._end_ns = max(time.time_ns(), self._end_ns + 5_000_000)
+        return self._end_ns
+
+    def happen(self, n: int) -> None:
+        """n events, numbered on."""
+        now = time.time_ns()
+        numbers = np.arange(self.events, self.events + n, dtype=np.int64)
+        self.events += n
+        self.buffer.append(
+            EventBatch(EVENT, Window(now - 1, now), np.full(n, now), {NUMBER.name: numbers})
+        )
+
+    def expected(self) -> dict[tuple[str, frozenset[tuple[str, str]]], int]:
+        """The total of each series so far, by metric and attributes."""
+        return {
+            (METRIC.name, frozenset({(WHO.name, who)})): total for who, total in self.truth.items()
+        }
 
 
 class MetricsFeed:

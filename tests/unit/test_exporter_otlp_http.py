@@ -11,7 +11,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import trustme
 from pydantic import ValidationError
@@ -19,63 +18,15 @@ from pydantic import ValidationError
 from retina_otel.delivery.compression import Compression
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings
-from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
-from retina_otel.model.signal_types import Attribute, Event, Kind, Metric
-from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.points import Temporality
-from retina_otel.testing.exporters import Bench
+from retina_otel.testing.exporters import NUMBER, Bench, Source
 from retina_otel.testing.otlp import Answer, OtlpSink, series
 
-WHO = Attribute("test.who", "string", "which series")
-NUMBER = Attribute("test.number", "int", "which event")
-METRIC = Metric("test.packets", Kind.COUNTER, "{packet}", "packets", (WHO,), scope="test")
-EVENT = Event("test.event", 9, "something happened", (NUMBER,), scope="test")
 FAST = {
     "interval": "50ms",
     "events_interval": "20ms",
     "retry": {"initial_interval": "20ms", "max_interval": "50ms"},
 }
-
-
-class Source:
-    """A pipeline's two ends, fed with known amounts."""
-
-    def __init__(self, most_event_bytes: int = 1 << 20) -> None:
-        endpoints = EndpointTable()
-        self.accumulator = Accumulator(endpoints)
-        self.buffer = EventBuffer(endpoints, EventBufferSettings(max_bytes=most_event_bytes))
-        self.truth: dict[str, int] = {}
-        self.events = 0
-        self._end_ns = time.time_ns()
-
-    def count(self, **amounts: int) -> None:
-        """One tick: adds to series, and publishes."""
-        start_ns, self._end_ns = self._end_ns, max(time.time_ns(), self._end_ns + 5_000_000)
-        batch = MetricBatch(
-            Window(start_ns, self._end_ns),
-            {METRIC: np.array(list(amounts.values()), np.int64)},
-            own={WHO.name: Column(np.arange(len(amounts), dtype=np.int32), tuple(amounts))},
-        )
-        for who, amount in amounts.items():
-            self.truth[who] = self.truth.get(who, 0) + amount
-        self.accumulator.add(batch)
-        self.accumulator.snapshot(self._end_ns)
-
-    def happen(self, n: int) -> None:
-        """n events, numbered on."""
-        now = time.time_ns()
-        numbers = np.arange(self.events, self.events + n, dtype=np.int64)
-        self.events += n
-        self.buffer.append(
-            EventBatch(EVENT, Window(now - 1, now), np.full(n, now), {NUMBER.name: numbers})
-        )
-
-    def expected(self) -> dict[Any, int]:
-        return {
-            (METRIC.name, frozenset({(WHO.name, who)})): total for who, total in self.truth.items()
-        }
 
 
 class Running:
