@@ -29,6 +29,8 @@ GRACE_S = 5.0
 """From the request to stop to the end of the agent."""
 _EXPORTERS_S = 4.0
 _LAST_COLLECTION_S = 1.0
+SHORTEST_DEADLINE_S = 1.0
+"""What receivers have for a collection, or the interval if that is longer."""
 FIRST_TICKS_S = (0.25, 1.0)
 """After the start, so that the first export does not wait for a whole interval."""
 
@@ -113,6 +115,11 @@ class Agent:
         logger.error("the old configuration goes on: %s", describe(error))
         if self._graph is not None and self._graph.telemetry is not None:
             self._graph.telemetry.reloaded("refused")
+
+    @property
+    def last_tick_ns(self) -> int:
+        """When the newest tick had ended, on the monotonic clock."""
+        return self._last_tick_ns
 
     def status(self) -> AgentStatus:
         now_ns = self._clock.monotonic_ns()
@@ -262,7 +269,7 @@ class Agent:
             logger.warning("interfaces can't be followed: %s", error)
 
     def _tick(self, *, budget_s: float | None = None, last: bool = False) -> None:
-        budget_s = budget_s or self._configuration.service.interval
+        budget_s = budget_s or max(self._configuration.service.interval, SHORTEST_DEADLINE_S)
         self._clock.estimate()
         self._poll_interfaces()
         # Windows grow even if the wall clock steps back: time stands until it has caught up.

@@ -6,6 +6,7 @@ maps, links and series; what has changed is created first, and only then replace
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -142,14 +143,11 @@ class Graph:
         for id_, receiver in self.receivers.items():
             if not last:
                 receiver.retry_if_due(end_ns)
-            collected = receiver.collect(end_ns, deadline_ns)
-            try:
-                push(routes, id_, collected.metrics, collected.events)
-            except Exception as error:  # a malformed batch is its receiver's failure alone
-                receiver.refused(error)
+            hand_on = functools.partial(push, routes, id_)
+            receiver.collect(end_ns, deadline_ns, hand_on)
         if self.telemetry is not None:
             own = self.telemetry.collect(Window(end_ns, end_ns), now=last)
-            push(routes, OWN, own.metrics, ())
+            push(routes, OWN, own)
         self.endpoints.advance(end_ns)
         for route in routes:
             if isinstance(route.pipeline, LogsPipeline):

@@ -92,19 +92,23 @@ class RunningReceiver:
         ):
             self.start(window_start_ns)
 
-    def collect(self, end_ns: int, deadline_ns: int) -> Collected:
-        """What it has for the window that ends at `end_ns`; nothing if it failed or is down."""
+    def collect(self, end_ns: int, deadline_ns: int, hand_on: Callable[[Collected], None]) -> None:
+        """Hands on what it has for the window that ends at `end_ns`, if it runs and does not fail.
+
+        What `hand_on` can't use (a malformed batch) counts as the receiver's failure.
+        """
         if self._receiver is None:
-            return Collected()
+            return
         begun_ns = self._clock.monotonic_ns()
         try:
             collected = self._receiver.collect(Window(self._window_start_ns, end_ns), deadline_ns)
+            ended_ns = self._clock.monotonic_ns()
+            self._window_start_ns = end_ns
+            hand_on(collected)
         except Exception as error:
             self._failed(error)
-            return Collected()
-        ended_ns = self._clock.monotonic_ns()
+            return
         self._measured(self.id, (ended_ns - begun_ns) / 1e9)
-        self._window_start_ns = end_ns
         self._failures_in_a_row = 0
         self._retry_s = FIRST_RETRY_S
         late_ns = ended_ns - deadline_ns
@@ -112,7 +116,6 @@ class RunningReceiver:
             f"a collection missed its deadline by {late_ns / 1e9:.2f} s" if late_ns > 0 else ""
         )
         self._show(failed=late_ns > 0)
-        return collected
 
     def fds(self) -> Sequence[int]:
         if self._receiver is None:
@@ -130,10 +133,6 @@ class RunningReceiver:
             self._receiver.ready(fd)
         except Exception as error:
             self._failed(error)
-
-    def refused(self, error: Exception) -> None:
-        """What it collected could not be used."""
-        self._failed(error)
 
     def stop(self) -> None:
         self._close(self._receiver)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from retina_otel.component import Collected
 from retina_otel.config.load import Configuration
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, MetricBatch
@@ -140,20 +141,15 @@ def _make(
     return MetricsPipeline(name, processors, accumulator, late=late)
 
 
-def push(
-    routes: Sequence[Route],
-    receiver: str,
-    metrics: Sequence[MetricBatch],
-    events: Sequence[EventBatch],
-) -> None:
+def push(routes: Sequence[Route], receiver: str, collected: Collected) -> None:
     """Hands what a receiver has collected to each pipeline that it feeds."""
     for route in routes:
         if receiver not in route.key.receivers:
             continue
         if isinstance(route.pipeline, MetricsPipeline):
-            route.pipeline.push(metrics)
+            route.pipeline.push(collected.metrics)
         else:
-            route.pipeline.push(events)
+            route.pipeline.push(collected.events)
 
 
 def series(routes: Sequence[Route]) -> dict[str, int]:

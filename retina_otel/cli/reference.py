@@ -1,4 +1,4 @@
-"""Writes docs/reference and the README's table of signals from the code; `make docs` calls it.
+"""Writes the pages of docs/reference from the code; `make docs` calls it.
 
 What it writes is checked in; a test writes it anew and compares. Only built-in components are in.
 """
@@ -30,8 +30,6 @@ from retina_otel.model import attributes as model_attributes
 from retina_otel.model.signals import BUILT_IN, Attribute, Event, Metric, Signal
 
 FOLDER = Path("docs/reference")
-README = Path("README.md")
-_BEGIN, _END = "<!-- signals: begin", "<!-- signals: end -->"
 NOTICE = "<!-- Written from the code by `make docs`: change the code, not this page. -->"
 
 
@@ -50,25 +48,6 @@ def pages() -> dict[str, str]:
         "command-line.md": _page(_command_line()),
         "config.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
     }
-
-
-def readme(text: str) -> str:
-    """`text` of the README with the table of signals between its two marks written anew."""
-    head, begin, rest = text.partition(_BEGIN)
-    mark, end, tail = rest.partition(_END)
-    if not begin or not end:
-        return text
-    rows = [
-        (
-            f"`{one.name}`",
-            "event" if isinstance(one, Event) else f"{one.kind.value}, `{one.unit}`",
-            one.brief,
-        )
-        for one in BUILT_IN
-    ]
-    table = "\n".join(_table(("Signal", "Kind", "What it says"), rows)).rstrip()
-    first_line = mark.partition("\n")[0]
-    return f"{head}{begin}{first_line}\n{table}\n{end}{tail}"
 
 
 def _index() -> Iterator[str]:
@@ -309,9 +288,6 @@ def write(folder: Path = FOLDER) -> list[str]:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             changed.append(str(path))
-    if README.exists() and (text := readme(README.read_text())) != README.read_text():
-        README.write_text(text)
-        changed.append(str(README))
     return changed
 
 

@@ -1,0 +1,411 @@
+"""The agent keeps running what works, tells what does not, and ends in order, all sent."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from retina_otel.agent.agent import Agent, NoReceiverError
+from retina_otel.component import (
+    AgentStatus,
+    Collected,
+    ComponentKind,
+    ComponentStatus,
+    Context,
+    State,
+)
+from retina_otel.config.load import Configuration
+from retina_otel.errors import ConfigError, KernelError
+from retina_otel.model.batches import EventBatch, MetricBatch, Window
+from tests.unit.agent_parts import COUNTED, Count, CountSettings, Parts, configuration, until
+
+PRIMES = [2, 3, 5, 7, 11, 13]
+
+
+@pytest.fixture
+def parts() -> Parts:
+    return Parts()
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Configuration], Agent]]:
+    agents: list[Agent] = []
+
+    def start(configuration: Configuration, environment: dict[str, str] | None = None) -> Agent:
+        agent = Agent(configuration, environment or {})
+        agents.append(agent)
+        agent.start()
+        return agent
+
+    yield start
+    for agent in agents:
+        agent.request_stop()
+        agent.join(10)
+
+
+Run = Callable[..., Agent]
+
+
+def status_of(agent: Agent, id_: str) -> ComponentStatus:
+    return next(one for one in agent.status().components if one.id == id_)
+
+
+def ticks(agent: Agent, n: int) -> None:
+    """Waits until `n` more ticks have passed."""
+    for _ in range(n):
+        before = agent.last_tick_ns
+        until(lambda before=before: agent.last_tick_ns > before, "a tick")
+
+
+def test_every_count_reaches_the_exporter_and_the_end_is_in_order(parts: Parts, run: Run) -> None:
+    class Last:
+        def start(self) -> None:
+            parts.story.tell("extension started")
+
+        def stop(self) -> None:
+            parts.story.tell("extension stopped")
+
+    agent = run(
+        configuration(
+            parts.other(ComponentKind.EXTENSION, "extension", Last()),
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+        )
+    )
+    ticks(agent, len(PRIMES) + 1)
+    assert agent.stop()
+    assert parts.story.sums == {"keep": sum(PRIMES)}
+    assert parts.story.events == {"keep": len(PRIMES)}
+    begin, end = parts.story.lines[:3], parts.story.lines[3:]
+    assert begin == ["extension started", "red started", "keep started"]
+    assert sorted(end[:2]) == ["keep stopped at 41", "red stopped with 0 left"]
+    assert end[2:] == ["extension stopped"]
+    assert {one.state for one in agent.status().components} == {State.STOPPED}
+
+
+def test_what_is_counted_last_is_collected_at_the_end(parts: Parts, run: Run) -> None:
+    agent = run(configuration(parts.receiver("red", [7]), parts.exporter(), interval=60))
+    assert agent.stop()
+    assert parts.story.sums == {"keep": 7}
+
+
+def test_receiver_that_raises_harms_only_itself(parts: Parts, run: Run) -> None:
+    class Broken(Count):
+        def collect(self, window: Window, deadline_ns: int) -> Collected:
+            raise RuntimeError("out of order")
+
+    broken = Broken("broken", CountSettings(), parts.story)
+    agent = run(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "broken", broken),
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+        )
+    )
+    ticks(agent, len(PRIMES) + 1)
+    shown = status_of(agent, "broken")
+    assert shown.state is State.FAILED
+    assert shown.reason == "RuntimeError: out of order"
+    # Three collections, then the end of trying.
+    assert shown.failures == 4
+    assert status_of(agent, "red").failures == 0
+    assert agent.status().ready
+    assert agent.stop()
+    assert parts.story.sums == {"keep": sum(PRIMES)}
+    assert "broken stopped with 0 left" in parts.story.lines
+
+
+def test_window_covers_the_time_of_a_failed_collection(parts: Parts, run: Run) -> None:
+    windows: list[Window] = []
+
+    class Once(Count):
+        def collect(self, window: Window, deadline_ns: int) -> Collected:
+            windows.append(window)
+            if len(windows) == 2:
+                raise OSError(errno.EAGAIN, "again")
+            return Collected()
+
+    once = Once("once", CountSettings(), parts.story)
+    agent = run(configuration(parts.other(ComponentKind.RECEIVER, "once", once), parts.exporter()))
+    until(lambda: len(windows) > 3, "four collections")
+    assert agent.stop()
+    assert windows[1].start_ns == windows[0].end_ns
+    assert windows[2].start_ns == windows[0].end_ns
+    assert windows[2].end_ns > windows[1].end_ns
+    assert windows[3].start_ns == windows[2].end_ns
+    assert agent.status().components[0].failures == 1
+
+
+def test_receiver_that_cannot_start_is_told_with_its_remedy(parts: Parts, run: Run) -> None:
+    class Forbidden(Count):
+        def start(self) -> None:
+            raise KernelError("bpf(BPF_PROG_LOAD)", errno.EPERM, "Give it CAP_BPF.")
+
+    forbidden = Forbidden("forbidden", CountSettings(), parts.story)
+    agent = run(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "forbidden", forbidden),
+            parts.receiver("red", []),
+            parts.exporter(),
+        )
+    )
+    shown = status_of(agent, "forbidden")
+    assert shown.state is State.FAILED
+    assert shown.reason == ("bpf(BPF_PROG_LOAD): EPERM (Operation not permitted). Give it CAP_BPF.")
+    assert agent.status().ready
+
+
+def test_agent_ends_when_no_receiver_can_run(parts: Parts) -> None:
+    class Forbidden(Count):
+        def start(self) -> None:
+            raise KernelError("bpf(BPF_PROG_LOAD)", errno.EPERM, "Give it CAP_BPF.")
+
+    forbidden = Forbidden("forbidden", CountSettings(), parts.story)
+    agent = Agent(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "forbidden", forbidden), parts.exporter()
+        ),
+        {},
+    )
+    with pytest.raises(NoReceiverError) as caught:
+        agent.start()
+    assert str(caught.value) == (
+        "no receiver can run: forbidden: bpf(BPF_PROG_LOAD): EPERM (Operation not permitted). "
+        "Give it CAP_BPF."
+    )
+    # What had been started is closed again.
+    assert parts.story.lines[-1] == "keep stopped at 0"
+
+
+def test_exporter_that_cannot_start_ends_the_start(parts: Parts) -> None:
+    class Taken:
+        def start(self, metrics: object, events: object) -> None:
+            raise ConfigError("port is taken", "Choose another.")
+
+        def stop(self, deadline_ns: int) -> None:
+            parts.story.tell("taken stopped")
+
+    agent = Agent(
+        configuration(
+            parts.receiver("red", [2]), parts.other(ComponentKind.EXPORTER, "taken", Taken())
+        ),
+        {},
+    )
+    with pytest.raises(ConfigError, match="port is taken"):
+        agent.start()
+    assert sorted(parts.story.lines[1:]) == ["red stopped with 1 left", "taken stopped"]
+
+
+def test_late_receiver_is_degraded_until_it_is_on_time_again(parts: Parts, run: Run) -> None:
+    collections = 0
+
+    class Late(Count):
+        def collect(self, window: Window, deadline_ns: int) -> Collected:
+            nonlocal collections
+            collections += 1
+            if collections == 1:
+                while time.monotonic_ns() <= deadline_ns:
+                    time.sleep(0.001)
+            return Collected()
+
+    late = Late("late", CountSettings(), parts.story)
+    agent = run(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "late", late),
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+        )
+    )
+    until(lambda: status_of(agent, "late").failures == 1, "the late collection")
+    ticks(agent, len(PRIMES) + 1)
+    assert status_of(agent, "late").state is State.RUNNING
+    assert agent.stop()
+    assert status_of(agent, "late").failures == 1
+    assert parts.story.sums == {"keep": sum(PRIMES)}
+
+
+def test_malformed_batch_harms_only_its_receiver(parts: Parts, run: Run) -> None:
+    class Malformed(Count):
+        def collect(self, window: Window, deadline_ns: int) -> Collected:
+            return Collected([MetricBatch(window, {COUNTED: "no numbers"})])  # type: ignore[dict-item]
+
+    malformed = Malformed("malformed", CountSettings(), parts.story)
+    agent = run(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "malformed", malformed),
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+        )
+    )
+    ticks(agent, len(PRIMES) + 1)
+    assert status_of(agent, "malformed").state is State.FAILED
+    assert agent.stop()
+    assert parts.story.sums == {"keep": sum(PRIMES)}
+
+
+def test_processor_that_raises_loses_a_batch_and_counts_it(parts: Parts, run: Run) -> None:
+    class Choosy:
+        def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
+            if batch.values[COUNTED][0] == 5:
+                raise ValueError("not five")
+            return batch
+
+        def process_events(self, batch: EventBatch) -> EventBatch | None:
+            return None
+
+    agent = run(
+        configuration(
+            parts.receiver("red", PRIMES),
+            parts.other(ComponentKind.PROCESSOR, "choosy", Choosy()),
+            parts.exporter(),
+        )
+    )
+    ticks(agent, len(PRIMES) + 1)
+    assert agent.stop()
+    assert parts.story.sums == {"keep": sum(PRIMES) - 5}
+    assert parts.story.events == {}
+    ledger = agent.status().ledgers["processor/choosy"]
+    assert (ledger.seen, ledger.lost, ledger.difference) == (1, {"processor_failed": 1}, 0)
+    pipeline = agent.status().ledgers["pipeline/metrics"]
+    assert (pipeline.seen, pipeline.drained, pipeline.filtered) == (6, 5, 1)
+
+
+def test_exporter_that_hangs_does_not_take_the_time_of_others(parts: Parts, run: Run) -> None:
+    release = os.eventfd(0)
+
+    class Hangs:
+        def start(self, metrics: object, events: object) -> None: ...
+
+        def stop(self, deadline_ns: int) -> None:
+            os.read(release, 8)
+
+    agent = run(
+        configuration(
+            parts.receiver("red", [7]),
+            parts.other(ComponentKind.EXPORTER, "hangs", Hangs()),
+            parts.exporter(),
+            interval=60,
+        )
+    )
+    try:
+        assert not agent.stop()
+        assert parts.story.sums == {"keep": 7}
+        assert "red stopped with 0 left" in parts.story.lines
+    finally:
+        os.eventfd_write(release, 1)
+
+
+def test_ready_descriptor_wakes_the_tick_thread(parts: Parts, run: Run) -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    woken: list[int] = []
+
+    class Pushed(Count):
+        def fds(self) -> list[int]:
+            return [fd]
+
+        def ready(self, ready_fd: int) -> None:
+            woken.append(os.eventfd_read(ready_fd))
+
+    pushed = Pushed("pushed", CountSettings(), parts.story)
+    run(
+        configuration(
+            parts.other(ComponentKind.RECEIVER, "pushed", pushed), parts.exporter(), interval=60
+        )
+    )
+    os.eventfd_write(fd, 5)
+    until(lambda: bool(woken), "the wake-up")
+    os.eventfd_write(fd, 7)
+    until(lambda: len(woken) == 2, "the second wake-up")
+    assert woken == [5, 7]
+
+
+def test_component_can_say_that_it_goes_on_with_less(parts: Parts, run: Run) -> None:
+    contexts: list[Context] = []
+
+    def make(context: Context) -> Count:
+        contexts.append(context)
+        context.degraded("no reasons below 5.17")
+        return Count("partly", CountSettings(), parts.story)
+
+    agent = run(
+        configuration(parts.other(ComponentKind.RECEIVER, "partly", make), parts.exporter())
+    )
+    shown = status_of(agent, "partly")
+    assert (shown.state, shown.reason) == (State.DEGRADED, "no reasons below 5.17")
+    contexts[0].degraded("")
+    assert status_of(agent, "partly").state is State.RUNNING
+
+
+def test_agent_is_silent_when_the_sdk_is_disabled(parts: Parts, run: Run) -> None:
+    agent = run(
+        configuration(parts.receiver("red", PRIMES), parts.exporter()),
+        {"OTEL_SDK_DISABLED": "true"},
+    )
+    assert agent.status().ready
+    assert agent.stop()
+    assert parts.story.lines == []
+
+
+def test_own_metrics_ride_the_exporters_of_the_pipelines(parts: Parts, run: Run) -> None:
+    agent = run(configuration(parts.receiver("red", PRIMES), parts.exporter()))
+    ticks(agent, len(PRIMES) + 1)
+    assert agent.stop()
+    own = parts.story.own
+    # Attributes in the order of their names: account, ledger, unit.
+    assert own["retina.ledger.count"]["drained", "pipeline/metrics", "rows"] == len(PRIMES)
+    assert own["retina.ledger.difference"]["pipeline/metrics", "rows"] == 0
+    assert own["retina.component.status"]["red", "receiver", "running"] == 1
+    assert own["retina.component.status"]["red", "receiver", "failed"] == 0
+    assert own["retina.pipeline.series"][("metrics",)] == 1
+    assert own["process.memory.usage"][()] > 0
+    assert {mode for (mode,) in own["process.cpu.time"]} == {"user", "system"}
+
+
+def test_own_metrics_can_be_switched_off(parts: Parts, run: Run) -> None:
+    agent = run(
+        configuration(
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+            telemetry={"metrics": {"enabled": False}},
+        )
+    )
+    ticks(agent, 2)
+    assert agent.stop()
+    assert parts.story.own == {}
+
+
+def test_not_ready_when_nothing_works() -> None:
+    from retina_otel.agent.logs import logger_for
+    from retina_otel.agent.status import StatusBoard
+
+    board = StatusBoard()
+
+    def judge(age_s: float = 0.0) -> AgentStatus:
+        return board.agent(uptime_s=1, tick_age_s=age_s, tick_limit_s=15)
+
+    key = (ComponentKind.RECEIVER, "flows")
+    board.add(key, logger_for("receiver", "flows"))
+    assert judge().reason == "no receiver works"
+    board.set(key, State.RUNNING)
+    assert judge().ready
+    assert judge(age_s=16).reason == "nothing was collected for 16 s"
+    board.set(key, State.FAILED, "gone")
+    assert not judge().ready
+
+
+def test_numbers_are_exact_when_many_receivers_share_a_pipeline(parts: Parts, run: Run) -> None:
+    generator = np.random.default_rng(7)
+    counts = {f"r{i}": generator.integers(1, 1000, 5).tolist() for i in range(9)}
+    agent = run(
+        configuration(
+            *(parts.receiver(id_, values) for id_, values in counts.items()), parts.exporter()
+        )
+    )
+    ticks(agent, 6)
+    assert agent.stop()
+    assert parts.story.sums == {"keep": sum(map(sum, counts.values()))}
