@@ -102,8 +102,8 @@ const volatile __u32 rt_constant = 7;
 const volatile __u8 rt_prefix[4] = {1, 2, 3, 4};
 __u64 rt_packets;
 __u64 rt_stopped;
-__u64 rt_spins;
-__u32 rt_running;
+volatile __u32 rt_running;
+volatile __u32 rt_release;
 __u32 rt_wanted_netns;
 __u64 rt_ring_full;
 __u32 rt_generation = 3;
@@ -127,18 +127,23 @@ int rt_stop(struct __sk_buff *skb)
 
 static long spin_one(__u32 i, void *unused)
 {
-	__sync_fetch_and_add(&rt_spins, 1);
-	return 0;
+	return rt_release != 0;
 }
 
-/* Runs for tens of milliseconds, and says while it does. */
+static long spin_many(__u32 i, void *unused)
+{
+	bpf_loop(1 << 10, spin_one, NULL, 0);
+	return rt_release != 0;
+}
+
+/* Runs until it is released, or for some seconds at most, and says while it does. */
 SEC("tc")
 int rt_slow(struct __sk_buff *skb)
 {
 	rt_running = 1;
-	bpf_loop(1 << 22, spin_one, NULL, 0);
+	bpf_loop(1 << 22, spin_many, NULL, 0);
 	rt_running = 0;
-	return 0;
+	return rt_release;
 }
 
 SEC("tc")

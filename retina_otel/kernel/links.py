@@ -133,7 +133,7 @@ def parse_link(message: Message) -> Interface | None:
     if family != socket.AF_UNSPEC or _IFLA_IFNAME not in found or _IFLA_MTU not in found:
         return None
     info = dict(netlink.attributes(found.get(_IFLA_LINKINFO, b"")))
-    state = found.get(_IFLA_OPERSTATE, b"\0")[0]
+    state = _u32(found.get(_IFLA_OPERSTATE, b""))
     admin_up = bool(flags & _IFF_UP)
     return Interface(
         ifindex=ifindex,

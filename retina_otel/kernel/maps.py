@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -340,6 +341,7 @@ def _without_padding(packed: Array) -> Array:
     return packed
 
 
+@cache
 def _covered(dtype: np.dtype[Any]) -> npt.NDArray[np.bool_]:
     """Which bytes of an element belong to a field."""
     covered = np.zeros(dtype.itemsize, np.bool_)
