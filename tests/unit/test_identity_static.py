@@ -84,7 +84,8 @@ class Setting:
             degraded=self.reasons.append,
         )
         self.extension = StaticIdentity(
-            StaticIdentitySettings(path=self.path, check_interval="1h"), self.context
+            StaticIdentitySettings.model_validate({"path": self.path, "check_interval": "1h"}),
+            self.context,
         )
 
     def write(self, text: str) -> None:
