@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 1.0
 _DRAIN_S = 20.0
+_INTERRUPTED = 130
 
 
 @click.command(name="demo")
@@ -88,6 +89,9 @@ def _run(
     ):
         screen.say("starting the agent")
         ready = agent.wait_until_ready(stop)
+        if stop.is_set():
+            screen.say("stopped before it began")
+            return _INTERRUPTED
         for receiver, state in ready.states.items():
             if state != "running":
                 screen.say(f"receiver {receiver} is {state}: see {agent.log_path}")

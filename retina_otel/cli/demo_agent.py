@@ -83,7 +83,7 @@ class DemoAgent:
         while time.monotonic() < deadline and not stop.is_set():
             self._check_alive()
             try:
-                seen = self.figures()
+                seen = figures(samples(self._text()))
             except RetinaError:
                 stop.wait(0.1)
                 continue
@@ -98,6 +98,7 @@ class DemoAgent:
 
     def figures(self) -> Figures:
         """What its endpoint says now. Raises RetinaError if it does not answer."""
+        self._check_alive()
         return figures(samples(self._text()))
 
     def stop(self) -> int:

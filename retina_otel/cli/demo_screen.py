@@ -15,7 +15,6 @@ from retina_otel.cli import demo_view as view
 from retina_otel.cli.demo_checks import Equality
 from retina_otel.cli.demo_view import Moment
 
-_WIDE = 150
 _WITHOUT_TERMINAL = 130
 _EVERY_S = 2.0
 
@@ -51,8 +50,9 @@ class Screen:
 
     def show(self, moment: Moment) -> None:
         if self._live is not None:
-            wide = self._console.width >= _WIDE
-            self._live.update(view.live(moment, *self._places, wide=wide), refresh=True)
+            width, height = self._console.size
+            shown = view.live(moment, *self._places, width=width, height=height)
+            self._live.update(shown, refresh=True)
             return
         if self._first and moment.seen.packets:
             self._first = False

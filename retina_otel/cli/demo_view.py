@@ -15,6 +15,11 @@ from retina_otel.cli.demo_checks import Equality, Wires
 from retina_otel.cli.demo_figures import EGRESS, FLOWS_LEDGER, Figures, Flow
 from retina_otel.testing.demo_world import Sender
 
+_WIDE = 150
+_FEW = 5
+_BELOW = 26
+"""Lines that the drops and the ledger take below the flows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -41,11 +46,15 @@ def headline(moment: Moment, url: str, otlp: str) -> Text:
     )
 
 
-def live(moment: Moment, url: str, otlp: str, *, wide: bool) -> RenderableType:
-    """The view that is refreshed: two columns where the terminal is wide."""
+def live(moment: Moment, url: str, otlp: str, *, width: int, height: int) -> RenderableType:
+    """The view that is refreshed: two columns where the terminal is wide, else the busiest flows
+    first and as many as leave room for drops and ledger."""
     others = [drops(moment.seen), ledger(moment.seen), interfaces(moment.seen, moment.wires)]
-    if not wide:
-        return Group(headline(moment, url, otlp), flows(moment), *others, senders(moment.senders))
+    if width < _WIDE:
+        most = max(_FEW, height - _BELOW)
+        return Group(
+            headline(moment, url, otlp), flows(moment, most), *others, senders(moment.senders)
+        )
     grid = Table.grid(padding=(0, 3))
     grid.add_row(Group(flows(moment), senders(moment.senders)), Group(*others))
     return Group(headline(moment, url, otlp), grid)
@@ -61,10 +70,12 @@ def final(moment: Moment) -> RenderableType:
     )
 
 
-def flows(moment: Moment) -> Table:
+def flows(moment: Moment, most: int | None = None) -> Table:
+    """The busiest pairs first; beyond `most` only how many more there are."""
     table = _table("Flows by pair, as the agent counts them", "source", "destination", "protocol")
     _numbers(table, "packets", "bytes", *(["packets/s"] if moment.before else []))
-    for flow in _once_each(moment.seen.packets):
+    chosen = _once_each(moment.seen.packets)
+    for flow in chosen[:most]:
         packets = moment.seen.packets[flow]
         cells = [flow.source, flow.destination, flow.transport, f"{packets:,}"]
         cells.append(f"{moment.seen.bytes.get(flow, 0):,}")
@@ -72,6 +83,8 @@ def flows(moment: Moment) -> Table:
             gained = packets - moment.before.packets.get(flow, 0)
             cells.append(f"{gained / moment.apart_s:,.0f}")
         table.add_row(*cells)
+    if most is not None and len(chosen) > most:
+        table.add_row(f"and {len(chosen) - most} more")
     return table
 
 
@@ -139,7 +152,10 @@ def senders(each: Iterable[Sender]) -> Table:
 
 def verdict(stated: Iterable[Equality]) -> Table:
     """Every equality, with its terms and whether it holds."""
-    table = _table("Equalities", "", "what", "who says how many")
+    table = _table("Equalities")
+    for name in ("", "what"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("who says how many")
     for _, group in groupby(stated, key=lambda equality: equality.group):
         for equality in group:
             table.add_row(
