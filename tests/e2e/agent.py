@@ -5,19 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from retina_otel.testing.namespaces import Namespace
 
 START_SECONDS = 30
 STOP_SECONDS = 15
-HEALTH_URL = "http://127.0.0.1:13133/"
+READY = " up: "
 
 
 class Agent:
-    """`retina-otel agent --config ...` in a namespace; its configuration has `health_check`."""
+    """`retina-otel agent --config ...` in a namespace."""
 
     def __init__(self, namespace: Namespace, config: Path) -> None:
         self._namespace = namespace
@@ -35,7 +33,7 @@ class Agent:
                 stderr=subprocess.STDOUT,
             )
         deadline = time.monotonic() + START_SECONDS
-        while not self._namespace.call(healthy):
+        while READY not in self.log():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"the agent is not ready:\n{self.log()}")
             time.sleep(0.05)
@@ -50,15 +48,3 @@ class Agent:
 
     def log(self) -> str:
         return self._log_path.read_text()
-
-
-def healthy() -> bool:
-    """Whether the health endpoint of the calling thread's namespace answers with 200."""
-    try:
-        with urllib.request.urlopen(HEALTH_URL, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except urllib.error.HTTPError as refused:
-        refused.close()
-    except (urllib.error.URLError, ConnectionError):
-        pass
-    return False

@@ -163,6 +163,12 @@ class Collector:
                             out.setdefault(series, []).append(point)
         return out
 
+    def events(self) -> list[tuple[str, frozenset[tuple[str, Any]]]]:
+        """Name and attributes of each log record that is an event."""
+        return [
+            (record["eventName"], attributes_of(record["attributes"])) for record in self.records()
+        ]
+
     def records(self) -> list[dict[str, Any]]:
         """Log records in the order in which they came."""
         return [
