@@ -95,7 +95,8 @@ class HttpSender:
         deadline = time.monotonic() + timeout_s
         try:
             response = self._post(body, timeout_s)
-            if self._compressor.answered(response.status):
+            too_large = self._judge(response).result is Result.TOO_LARGE
+            if not too_large and self._compressor.answered(response.status):
                 response = self._post(body, max(0.1, deadline - time.monotonic()))
                 if response.status in {400, 415}:
                     self._compressor.reconsider()
@@ -104,6 +105,9 @@ class HttpSender:
             return explain(error, self.target.shown)
         except RetinaError as error:
             return Outcome(Result.RETRY, "tls_files", error.message, error.remedy)
+        return self._judge(response)
+
+    def _judge(self, response: Response) -> Outcome:
         return judge(response, self.target.shown, self._clock.wall_ns())
 
     def _post(self, body: bytes, timeout_s: float) -> Response:

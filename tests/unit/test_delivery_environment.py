@@ -68,8 +68,6 @@ def test_compression_is_read_and_an_unknown_one_names_the_known() -> None:
 
 
 def test_certificates_are_read() -> None:
-    environment = metrics(
-        CERTIFICATE="/ca", METRICS_CLIENT_CERTIFICATE="/cert", CLIENT_KEY="/key"
-    )
+    environment = metrics(CERTIFICATE="/ca", METRICS_CLIENT_CERTIFICATE="/cert", CLIENT_KEY="/key")
     assert environment.certificate == "/ca"
     assert (environment.client_certificate, environment.client_key) == ("/cert", "/key")

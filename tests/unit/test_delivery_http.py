@@ -206,7 +206,8 @@ def test_each_status_means_what_the_specification_says(
 def test_a_collector_that_says_400_for_a_body_too_large_is_understood(server: Server) -> None:
     text = b"\x08\x03\x12\x1chttp: request body too large"
     server.answers = [Answer(400, {"Content-Type": "application/x-protobuf"}, text)]
-    assert send(server.url).result is Result.TOO_LARGE
+    assert send(server.url, compression=Compression.AUTO).result is Result.TOO_LARGE
+    assert len(server.got) == 1
 
 
 def test_retry_after_is_read_as_seconds_or_as_a_date(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from retina_otel.delivery.otlp_wire import LOGS, METRICS, partial_success, status_message
 
-KINDS = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
+KINDS: tuple[Any, ...] = ("gauge", "sum", "histogram", "exponential_histogram", "summary")
 
 
 @st.composite

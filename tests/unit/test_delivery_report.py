@@ -1,0 +1,132 @@
+"""What is said, how often, and that one lane's defect stays its own."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from retina_otel.delivery.lane import Encoded, Lane, LaneOptions
+from retina_otel.delivery.lanes import EventsLane, MetricsLane
+from retina_otel.delivery.otlp_wire import LOGS, METRICS
+from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.report import DeliveryReport
+from retina_otel.delivery.worker import Worker
+from retina_otel.encode.otlp import LogsEncoder
+from retina_otel.testing.exporters import Bench, ManualClock, Source
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.bench = Bench(self.clock)
+        self.report = DeliveryReport(
+            self.bench.ledger, self.bench.logger, self.clock, self.bench.reasons.append
+        )
+
+
+def failure(message: str) -> Outcome:
+    return Outcome(Result.RETRY, "http_503", message, "Wait")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+
+
+def test_the_same_warning_is_not_repeated_for_ten_minutes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    for _ in range(50):
+        rig.report.warn(failure("down"))
+        rig.clock.advance(11)
+    assert warnings(caplog) == ["down. Wait"]
+    rig.clock.advance(60)
+    rig.report.warn(failure("down"))
+    assert warnings(caplog) == ["down. Wait"] * 2
+
+
+def test_different_warnings_are_at_least_ten_seconds_apart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig()
+    for number in range(30):
+        rig.report.warn(failure(f"point {number} is out of order"))
+        rig.clock.advance(1)
+    assert warnings(caplog) == [
+        "point 0 is out of order. Wait",
+        "point 10 is out of order. Wait (9 other warnings were not shown)",
+        "point 20 is out of order. Wait (9 other warnings were not shown)",
+    ]
+
+
+def test_a_lane_that_works_does_not_hide_one_that_fails() -> None:
+    rig = Rig()
+    rig.report.failed("metrics", failure("metrics are refused"))
+    rig.report.failed("events", failure("events are refused"))
+    rig.report.passed("metrics")
+    rig.report.passed("events")
+    assert rig.bench.reasons == [
+        "metrics are refused. Wait",
+        "metrics are refused. Wait; events are refused. Wait",
+        "events are refused. Wait",
+        "",
+    ]
+
+
+def test_an_end_of_an_outage_is_logged_if_its_begin_was(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig()
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            rig.report.failed("metrics", failure("down"))
+            rig.report.passed("metrics")
+    assert [r.getMessage() for r in caplog.records] == ["down. Wait", "delivery works again"]
+
+
+def test_each_item_is_in_one_account() -> None:
+    rig = Rig()
+    rig.report.settle("points", accepted=7, lost=Counter(rejected=2, refused=0), superseded=5)
+    rig.report.settle("events", accepted=3, lost=Counter(shed=4))
+    report = rig.bench.ledger.report()
+    assert (report.seen, report.drained, report.difference) == (21, 10, 0)
+    assert dict(report.lost) == {"points_rejected": 2, "events_shed": 4}
+    assert dict(report.not_ours) == {"points_superseded": 5}
+
+
+def broken(blocks: object, max_bytes: int) -> Iterator[Encoded]:
+    raise RuntimeError("a defect of ours")
+
+
+def test_a_lane_that_raises_is_reported_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig, source = Rig(), Source()
+    taken: list[bytes] = []
+
+    def send(body: bytes, timeout_s: float) -> Outcome:
+        taken.append(body)
+        return Outcome(Result.ACCEPTED)
+
+    options = LaneOptions(clock=rig.clock, report=rig.report, jitter=False)
+    lanes: list[Lane[Any]] = [
+        MetricsLane(
+            "metrics", source.accumulator.reader("x"),
+            encode=broken, send=send, split=METRICS.split, interval_s=1.0, options=options,
+        ),
+        EventsLane(
+            "events", source.buffer.reader("x"),
+            encode=LogsEncoder({}).requests, send=send, split=LOGS.split, interval_s=1.0,
+            options=options,
+        ),
+    ]  # fmt: skip
+    worker = Worker("test", lanes, clock=rig.clock, logger=rig.bench.logger)
+    source.count(a=1)
+    source.happen(3)
+    rig.clock.advance_to(worker.step())
+    assert sum(map(LOGS.count, taken)) == 3
+    assert rig.bench.ledger.report().beside["failures.internal"] == 1
+    assert rig.bench.reasons == ["RuntimeError: a defect of ours"]
+    assert "a defect in the exporter, at metrics" in caplog.text
