@@ -183,15 +183,17 @@ class EndpointTable:
             self._apply(added, removed, source)
 
     def advance(self, now_ns: int) -> None:
-        """Lets time pass: called by the tick thread with the end of each window. Repeats are
-        free."""
-        if now_ns == self._last_ns:
+        """Lets time pass: called by the tick thread with the end of each window. Repeats are free,
+        and during an update it is put off: the tick thread waits for nobody."""
+        if now_ns == self._last_ns or not self._lock.acquire(blocking=False):
             return
-        with self._lock:
+        try:
             self._last_ns = now_ns
             self._tick += 1
             if self._leaving and self._retire(now_ns):
                 self._swap()
+        finally:
+            self._lock.release()
 
     def resolve_interface(self, ifindex: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
         """The row behind each interface of the node; UNKNOWN_ROW for none and for 0."""

@@ -113,6 +113,7 @@ class EndProjection:
         self._prefix = prefix
         self._epoch = -1
         self._ids: _Ids = np.full(0, -1, np.int32)
+        self._names: dict[tuple[EndpointKind, str], str | None] = {}
 
     def ids(self, rows: _Ids) -> _Ids:
         """The set of each row."""
@@ -131,10 +132,18 @@ class EndProjection:
     def project(self, row: int) -> AttributeSet:
         endpoint = self._endpoints.endpoint(row)
         return tuple(
-            (self._prefix + name, value)
+            (shown, value)
             for name, value in sorted(endpoint.attributes.items())
-            if self._choice.of_end(self._prefix, endpoint.kind, name)
+            if (shown := self._shown(endpoint.kind, name)) is not None
         )
+
+    def _shown(self, kind: EndpointKind, name: str) -> str | None:
+        """The name on the point, one object for all sets; None if it is not chosen."""
+        key = (kind, name)
+        if key not in self._names:
+            chosen = self._choice.of_end(self._prefix, kind, name)
+            self._names[key] = self._prefix + name if chosen else None
+        return self._names[key]
 
     def refresh(self) -> None:
         """Takes in what has changed in the EndpointTable."""

@@ -181,12 +181,13 @@ def test_a_row_is_given_to_another_only_after_time_and_ticks() -> None:
     table.update([pod("old", interfaces=(7,))])
     row = int(table.resolve_interface(np.array([7], np.uint32))[0])
     table.update([])
-    for tick in range(1, 9):
-        table.advance(tick * SECOND)
+    for tick in range(1, 8):
+        table.advance(tick * 20 * SECOND)
     table.update([pod("second", interfaces=(8,))])
     assert int(table.resolve_interface(np.array([8], np.uint32))[0]) != row
     assert table.endpoint(row).key == "old"
-    table.advance(100 * SECOND)
+    for tick in range(8, 10):
+        table.advance(tick * 20 * SECOND)
     table.apply([pod("third", interfaces=(9,))])
     assert int(table.resolve_interface(np.array([9], np.uint32))[0]) == row
     assert behind(table, 7, 8, 9) == ["unknown", "second", "third"]

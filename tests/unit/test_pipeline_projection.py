@@ -143,6 +143,21 @@ def test_a_projection_follows_what_becomes_of_its_endpoints() -> None:
     assert bench.look(WEB_0) == {"source.k8s.pod.name": "renamed"}
 
 
+def test_sets_of_endpoints_that_are_gone_are_given_back() -> None:
+    bench = Bench(ONE, "k8s.pod.name")
+    for number in range(5):
+        bench.endpoints.apply([Endpoint(EndpointKind.POD, "u1", {"k8s.pod.name": f"n{number}"})])
+        assert bench.look(WEB_0) == {"k8s.pod.name": f"n{number}"}
+    bench.sets.reclaim(1)
+    assert bench.sets.in_use == 2  # the empty set and n4
+    bench.endpoints.apply(removed=["u1"])
+    for second in (1, 20):
+        bench.endpoints.advance(second * 1_000_000_000)
+    bench.projection.alive()
+    bench.sets.reclaim(1)
+    assert bench.sets.in_use == 1
+
+
 def test_a_set_is_alive_while_an_endpoint_that_is_there_has_it() -> None:
     bench = Bench(BOTH, "source.k8s.owner.name", "source.address")
     rows = np.array([WEB_0, WEB_1], np.int32)

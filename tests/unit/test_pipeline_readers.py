@@ -1,92 +1,25 @@
-"""Readers: zero points, final values, stale markers, deltas, and ids that never change under a
-reader."""
+"""Readers: zero points, final values, stale markers, deltas, times."""
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Sequence
-
 import numpy as np
-import numpy.typing as npt
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from retina_otel.model.batches import Column, Histogram, MetricBatch, Window
-from retina_otel.model.signals import Attribute, Ends, Kind, Metric
-from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.pipeline.points import MetricsExport, Temporality
-from retina_otel.pipeline.readers import SnapshotReader
-
-SECOND = 1_000_000_000
-MS = 1_000_000
-T0 = 1_700_000_000 * SECOND
-
-OWN = (Attribute("key", "string", ""),)
-IO = Metric("test.io", Kind.COUNTER, "By", "", OWN, Ends.ONE)
-OPEN = Metric("test.open", Kind.UPDOWN, "{connection}", "", OWN, Ends.ONE)
-LATENCY = Metric("test.latency", Kind.HISTOGRAM, "s", "", OWN, Ends.ONE, boundaries=(1.0,))
-
-Point = tuple[str, str, int, int, object]
-"""Key, form (zero, value, none), start and time in ms after T0, value."""
-
-
-def pod(name: str, ifindex: int) -> Endpoint:
-    return Endpoint(EndpointKind.POD, name, {"k8s.pod.name": name}, (), (ifindex,))
-
-
-def batch(
-    window: Window, keys: Sequence[str], values: Sequence[int], metric: Metric = IO
-) -> MetricBatch:
-    column: npt.NDArray[np.int64] | Histogram = np.array(values, np.int64)
-    if metric is LATENCY:
-        counts = np.stack([column, column], axis=1)
-        column = Histogram(counts, np.array(values, np.float64))
-    codes = Column(np.arange(len(keys), dtype=np.int32), list(keys))
-    return MetricBatch(window, {metric: column}, {"key": codes})
-
-
-def window(number: float) -> Window:
-    return Window(T0 + int(number * SECOND), T0 + int((number + 1) * SECOND))
-
-
-class Bench:
-    """An accumulator with a second a tick."""
-
-    def __init__(self, **settings: int) -> None:
-        self.endpoints = EndpointTable()
-        self.accumulator = Accumulator(self.endpoints, AccumulatorSettings(**settings))
-        self.number = 0
-
-    def tick(self, metric: Metric = IO, **values: int) -> None:
-        if values:
-            rows = batch(window(self.number), list(values), list(values.values()), metric)
-            self.accumulator.add(rows)
-        self.number += 1
-        self.accumulator.snapshot(T0 + self.number * SECOND)
-
-
-def listed(export: MetricsExport | None) -> list[Point]:
-    assert export is not None
-    found: list[Point] = []
-    for block in export.blocks:
-        for place in range(len(block.source)):
-            start, time = int(block.start_ns[place]), int(block.time_ns[place])
-            assert time > start
-            value = block.values
-            shown: object = (
-                (value.counts[place].tolist(), float(value.sums[place]))
-                if isinstance(value, Histogram)
-                else value[place].item()
-            )
-            zero = shown in (0, ([0, 0], 0.0))
-            none = bool(block.no_value[place])
-            form = "none" if none else "zero" if zero and time == start + MS else "value"
-            key = str(dict(block.sets.get(int(block.own[place]))).get("key", ""))
-            found.append((key, form, (start - T0) // MS, (time - T0) // MS, shown))
-    return found
+from retina_otel.model.batches import MetricBatch, Window
+from retina_otel.pipeline.points import Temporality
+from tests.unit.pipeline_parts import (
+    IO,
+    LATENCY,
+    MS,
+    OPEN,
+    SECOND,
+    T0,
+    Bench,
+    batch,
+    listed,
+    pod,
+    window,
+)
 
 
 def test_there_is_nothing_to_take_before_the_first_snapshot() -> None:
@@ -282,6 +215,13 @@ def test_time_goes_on_when_the_clock_steps_back() -> None:
     ]
 
 
+def test_each_snapshot_is_later_than_the_one_before_whatever_the_clock_says() -> None:
+    bench = Bench()
+    bench.tick(a=5)
+    times = [bench.accumulator.snapshot(T0 + ms * MS).time_ns for ms in (1000, 1001, 500, 1010)]
+    assert [(time - T0) // MS for time in times] == [1002, 1004, 1006, 1010]
+
+
 def test_a_start_is_never_after_what_follows_when_windows_are_odd() -> None:
     bench = Bench()
     bench.accumulator.add(batch(Window(T0 + 9 * SECOND, T0 + 9 * SECOND), ["a"], [1]))
@@ -311,6 +251,17 @@ def test_deltas_are_since_what_was_acknowledged() -> None:
     assert {block.temporality for block in third.blocks} == {Temporality.DELTA}  # type: ignore[union-attr]
 
 
+def test_a_delta_of_a_new_series_is_not_told_from_the_one_whose_row_it_has() -> None:
+    bench = Bench(idle_ns=SECOND)
+    reader = bench.accumulator.reader("x", temporality=Temporality.DELTA, stale_markers=False)
+    bench.tick(a=5)
+    bench.tick()  # ends
+    reader.acknowledge(reader.take())  # type: ignore[arg-type]
+    bench.tick()  # is freed
+    bench.tick(b=3)
+    assert listed(reader.take()) == [("b", "value", 3000, 4000, 3)]
+
+
 def test_deltas_of_histograms_and_amounts_that_are_none() -> None:
     bench = Bench()
     reader = bench.accumulator.reader("x", temporality=Temporality.DELTA)
@@ -327,124 +278,6 @@ def test_deltas_of_histograms_and_amounts_that_are_none() -> None:
         ("test.latency", Temporality.DELTA),
         ("test.open", Temporality.CUMULATIVE),
     ]
-
-
-STEPS = st.lists(
-    st.tuples(
-        st.sampled_from(["tick", "tick", "take", "ack"]),
-        st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9), max_size=4),
-    ),
-    max_size=40,
-)
-
-
-@given(STEPS, st.integers(1, 6))
-def test_acknowledged_deltas_add_up_to_all_there_was(
-    steps: list[tuple[str, dict[str, int]]], limit: int
-) -> None:
-    bench = Bench(idle_ns=2 * SECOND, cardinality_limit=limit)
-    reader = bench.accumulator.reader("x", temporality=Temporality.DELTA)
-    truth, delivered, export = 0, 0, None
-    for step, values in [*steps, ("tick", {}), ("take", {}), ("ack", {})]:
-        if step == "tick":
-            bench.tick(**values)
-            truth += sum(values.values())
-        elif step == "take":
-            export = reader.take()
-        elif export is not None:
-            delivered += sum(int(block.values.sum()) for block in export.blocks)  # type: ignore[union-attr]
-            reader.acknowledge(export)
-            export = None
-    lost = bench.accumulator.released_unacknowledged
-    assert delivered == truth if lost == 0 else delivered <= truth
-
-
-@given(STEPS, st.integers(1, 6))
-def test_what_a_backend_sees_is_a_proper_history_of_each_series(
-    steps: list[tuple[str, dict[str, int]]], limit: int
-) -> None:
-    """Per start time values never fall, times grow, a new start is not before the old one's end."""
-    bench = Bench(idle_ns=2 * SECOND, cardinality_limit=limit)
-    reader = bench.accumulator.reader("x")
-    last: dict[str, tuple[int, int, int]] = {}
-    for step, values in steps:
-        if step == "tick":
-            bench.tick(**values)
-            continue
-        export = reader.take()
-        if export is None:
-            continue
-        for key, form, start, time, value in listed(export):
-            before = last.get(key)
-            if before is not None:
-                assert start == before[0] or start >= before[1]
-                assert form == "zero" or time >= before[1] or start != before[0]
-                assert start != before[0] or form != "value" or int(str(value)) >= before[2]
-            if form == "value" and step == "ack":
-                last[key] = (start, time, int(str(value)))
-        if step == "ack":
-            reader.acknowledge(export)
-
-
-def test_ids_mean_the_same_for_as_long_as_an_export_is_held() -> None:
-    bench = Bench(idle_ns=SECOND, release_ns=0)
-    holder = bench.accumulator.reader("holder")
-    bench.tick(a=1, b=1)
-    held = holder.take()
-    before = listed(held)
-    for number in range(20):
-        bench.tick(**{f"new{number}": 1})
-    assert listed(held) == before
-    holder.take()
-    bench.tick(last=1)
-    bench.tick(really=1)
-    held_ids = {int(n) for block in held.blocks for n in block.own}  # type: ignore[union-attr]
-    sets = bench.accumulator.sets
-    assert {sets.version(number) for number in held_ids} == {1}
-
-
-def test_ids_are_used_again_so_that_churn_costs_no_memory() -> None:
-    bench = Bench(idle_ns=SECOND)
-    reader = bench.accumulator.reader("x", stale_markers=False)
-    for number in range(200):
-        bench.tick(**{f"key{number}": 1})
-        reader.acknowledge(reader.take())  # type: ignore[arg-type]
-    # The empty set, the overflow set, and the keys of ticks until one is acknowledged and freed.
-    assert len(bench.accumulator.sets) == 6
-
-
-def test_readers_on_threads_see_consistent_snapshots_while_the_tick_thread_adds() -> None:
-    bench = Bench(idle_ns=SECOND, cardinality_limit=50)
-    faults: list[str] = []
-    stop = threading.Event()
-
-    def read(reader: SnapshotReader) -> None:
-        while not stop.is_set():
-            export = reader.take()
-            if export is None:
-                continue
-            keys: Counter[tuple[str, str, int]] = Counter()
-            for key, form, start, _, value in listed(export):
-                keys[key, form, start] += 1
-                # Every series grows by 3 in each tick of its life.
-                if form == "value" and int(str(value)) % 3:
-                    faults.append(f"{key} has {value}")
-            faults.extend(f"{key} is there twice" for key, n in keys.items() if n > 1)
-            reader.acknowledge(export)
-
-    threads = [
-        threading.Thread(target=read, args=(bench.accumulator.reader(f"r{n}"),)) for n in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for number in range(150):
-        bench.tick(**{f"key{(number + i) % 70}": 3 for i in range(20)})
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert faults == []
-    books = bench.accumulator.totals()[IO]
-    assert books.live + books.retired + books.overflow == books.total == 150 * 20 * 3
 
 
 @pytest.mark.parametrize("temporality", list(Temporality))
