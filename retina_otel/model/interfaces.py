@@ -1,4 +1,4 @@
-"""What a network interface of the node is, as rtnetlink tells it; the registry that follows them."""
+"""What a network interface of the node is, as rtnetlink tells it; the registry of them all."""
 
 from __future__ import annotations
 

@@ -168,12 +168,14 @@ def settle(read: Callable[[], int], wanted: int) -> None:
         time.sleep(0.01)
 
 
-def firewall(pod: Pod) -> Callable[[], tuple[int, int]]:
+def firewall(
+    where: Namespace, rules: str = FIREWALL, family: str = "inet"
+) -> Callable[[], tuple[int, int]]:
     """Drops what comes to a port; returns how to read the rule's packets and bytes."""
-    pod.nft(FIREWALL)
+    where.nft(rules)
 
     def read() -> tuple[int, int]:
-        listing = pod.run(["nft", "-j", "list", "counter", "inet", "t", "dropped"])
+        listing = where.run(["nft", "-j", "list", "counter", family, "t", "dropped"])
         (found,) = [o["counter"] for o in json.loads(listing.stdout)["nftables"] if "counter" in o]
         return found["packets"], found["bytes"]
 
@@ -457,3 +459,33 @@ def test_both_ends_are_known_by_namespace_and_address(lab: Lab) -> None:
     attributes = drops.identity.attributes
     assert [attributes(row) for row in batch.source_rows.tolist()] == [{"cidr": "by-address"}]
     assert [attributes(row) for row in batch.destination_rows.tolist()] == [{"k8s.pod.name": "api"}]
+
+
+INGRESS = f"""
+table netdev t {{
+  counter dropped {{ }}
+  chain in {{
+    type filter hook ingress device "veth-web" priority 0;
+    udp dport {DROPPED} counter name dropped drop;
+  }}
+}}
+"""
+
+
+def test_on_the_node_a_pod_is_known_by_its_wire(lab: Lab) -> None:
+    web, api = lab.pod("web"), lab.pod("api")
+    truth = firewall(lab.node, INGRESS, "netdev")
+    with counting(lab) as drops:
+        drops.identity.update(
+            [Endpoint(EndpointKind.POD, "web", {"by": "wire"}, interfaces=(web.host_ifindex,))],
+            source="wire",
+        )
+        traffic.udp(web, (api.ipv4, DROPPED), packets=61)
+        settle(lambda: truth()[0], 61)
+        drops.take()
+    (batch,) = drops.metrics
+    assert values(batch, signals.DROP_PACKETS) == [61]
+    assert batch.source_rows is not None
+    assert batch.destination_rows is not None
+    assert drops.identity.attributes(int(batch.source_rows[0])) == {"by": "wire"}
+    assert drops.identity.attributes(int(batch.destination_rows[0])) == {}

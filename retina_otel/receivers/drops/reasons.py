@@ -29,6 +29,9 @@ NO_DROPS: Sequence[str] = (
 """Left out unless configured otherwise. The buffer was used up, or thrown away with the socket or
 queue it lay in (consumed, socket_close, unix_*, queue_purge); a packet socket's filter did not want
 its copy (socket_filter); it was for another host, and the device is promiscuous (otherhost).
+
+Counted, because the kernel says so: `no_socket` of ICMP is also said of each echo reply whose copy
+went to a raw socket (ping run by root).
 """
 
 
