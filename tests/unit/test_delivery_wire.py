@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -54,6 +54,7 @@ def points(request: ExportMetricsServiceRequest) -> list[tuple[str, bytes]]:
     ]
 
 
+@settings(deadline=None)
 @given(metric_requests())
 def test_halves_of_a_metrics_request_hold_each_point_once_in_order(
     request: ExportMetricsServiceRequest,
@@ -79,6 +80,7 @@ def test_halves_of_a_metrics_request_hold_each_point_once_in_order(
                 ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 4), max_size=4))
 def test_halves_of_a_logs_request_hold_each_record_once_in_order(sizes: list[int]) -> None:
     request = ExportLogsServiceRequest()
@@ -105,6 +107,7 @@ def test_halves_of_a_logs_request_hold_each_record_once_in_order(sizes: list[int
     assert stamps == list(range(1, number + 1))
 
 
+@settings(deadline=None)
 @given(st.integers(-(2**63), 2**63 - 1), st.text())
 def test_partial_success_is_read_as_the_official_protobufs_write_it(n: int, text: str) -> None:
     response = ExportMetricsServiceResponse(
@@ -118,6 +121,7 @@ def test_a_status_gives_its_message() -> None:
     assert status_message(b"\x08\x03\x12\x02no") == "no"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_read_or_refused_without_a_crash(noise: bytes) -> None:
     for read in (METRICS.count, METRICS.split, LOGS.split, partial_success, status_message):
@@ -125,6 +129,7 @@ def test_any_bytes_are_read_or_refused_without_a_crash(noise: bytes) -> None:
             read(noise)
 
 
+@settings(deadline=None)
 @given(metric_requests(), st.data())
 def test_a_request_cut_off_anywhere_is_refused_or_holds_no_more_than_it_did(
     request: ExportMetricsServiceRequest, data: st.DataObject

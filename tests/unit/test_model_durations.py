@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
@@ -69,11 +69,13 @@ def test_the_schema_says_that_durations_are_strings() -> None:
     assert schema["properties"]["interval"]["default"] == "15s"
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=10**15))
 def test_every_duration_in_whole_nanoseconds_survives_writing(ns: int) -> None:
     assert parse_duration(format_duration(ns / 1e9)) == pytest.approx(ns / 1e9, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(st.integers(min_value=0, max_value=2**53))
 def test_every_size_survives_writing(size: int) -> None:
     assert parse_byte_size(format_byte_size(size)) == size
