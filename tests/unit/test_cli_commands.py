@@ -90,7 +90,7 @@ def test_wrong_usage_ends_with_2_and_a_hint(arguments: list[str], said: str) -> 
     assert said in error
 
 
-@pytest.mark.parametrize("name", [name for name in app.COMMANDS])
+@pytest.mark.parametrize("name", list(app.COMMANDS))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     result = invoke(name, "--help")
     assert result.exit_code == 0, result.output
