@@ -258,14 +258,33 @@ def test_a_reading_that_is_missing_in_the_newest_report_has_ended() -> None:
     accumulator.add(batch(endpoints, [("web", "api", None), ("web", "db", None)], open=ints(1, 2)))
     accumulator.snapshot(T0 + SECOND)
     reader.acknowledge(reader.take())
-    accumulator.snapshot(T0 + 2 * SECOND)
-    assert len(points(reader.take(), OPEN)) == 2  # nothing was reported: nothing is known anew
+    for _ in range(2):  # nothing was reported: nothing is known anew
+        accumulator.snapshot(T0 + 2 * SECOND)
+        export = reader.take()
+        assert points(export, OPEN) == {series("web", "api", None): 1, series("web", "db", None): 2}
+        reader.acknowledge(export)
     accumulator.add(batch(endpoints, [("web", "db", None)], 2, open=ints(5)))
     accumulator.snapshot(T0 + 3 * SECOND)
     export = reader.take()
     assert points(export, OPEN) == {series("web", "api", None): 1, series("web", "db", None): 5}
     reader.acknowledge(export)
     assert points(reader.take(), OPEN) == {series("web", "db", None): 5}
+
+
+def test_a_reading_ends_and_a_counter_beside_it_does_not() -> None:
+    endpoints = table()
+    accumulator = Accumulator(endpoints)
+    reader = plain(accumulator)
+    both: list[Row] = [("web", "api", None), ("web", "db", None)]
+    accumulator.add(batch(endpoints, both, io=ints(1, 2), open=ints(1, 2)))
+    accumulator.snapshot(T0 + SECOND)
+    accumulator.add(batch(endpoints, both[1:], 1, io=ints(3), open=ints(4)))
+    accumulator.snapshot(T0 + 2 * SECOND)
+    reader.acknowledge(reader.take())
+    export = reader.take()
+    one, other = series("web", "api", None), series("web", "db", None)
+    assert points(export, IO) == {one: 1, other: 5}
+    assert points(export, OPEN) == {other: 4}
 
 
 def test_histograms_add_up_bucket_by_bucket() -> None:

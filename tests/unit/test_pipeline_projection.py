@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -175,6 +177,30 @@ def test_a_set_is_alive_while_an_endpoint_that_is_there_has_it() -> None:
     for gone, alive in (("u1", True), ("u2", False)):
         bench.endpoints.apply(removed=[gone])
         assert bool(bench.projection.alive()[0][source[0]]) is alive
+
+
+def test_addresses_that_were_made_to_look_the_same_are_told_apart() -> None:
+    def mixed(*columns: int) -> int:
+        state = 0
+        for column in columns:
+            state = (state ^ column) * 0x9E3779B97F4A7C15 % 2**64
+            state ^= state >> 29
+        return state
+
+    bench = Bench(BOTH, "source.address")
+    first, second = 0xFD << 56, 0xFE << 56
+    low = 1 ^ mixed(EMPTY_SET, 0, first) ^ mixed(EMPTY_SET, 0, second)
+    ends = RawEnds(
+        np.array([first, second], np.uint64),
+        np.array([1, low], np.uint64),
+        np.zeros(2, np.uint16),
+        np.zeros(2, np.uint32),
+    )
+    assert mixed(EMPTY_SET, 0, first, 1) == mixed(EMPTY_SET, 0, second, low)
+    values = {BOTH: np.ones(2, np.int64)}
+    source, _, _ = bench.projection.project(MetricBatch(Window(0, 1), values, source=ends))
+    found = [dict(bench.sets.get(int(number)))["source.address"] for number in source]
+    assert found == ["fd00::1", str(ipaddress.IPv6Address(second << 64 | low))]
 
 
 def test_the_choice_for_a_metric_is_by_its_name_then_by_the_first_pattern() -> None:
