@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retina_otel.component import Context
+from retina_otel.component import Collected, Context
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
 from retina_otel.model.batches import MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
@@ -81,10 +81,23 @@ class Flows:
         """What the agent does when the monitor's descriptor is readable."""
         self._lab.node.call(self.monitor.poll)
 
+    def wait_attached(self, interface: str, within_s: float = 1.0) -> None:
+        """Until packets of an interface are counted; somebody else follows the interfaces."""
+        deadline = time.monotonic() + within_s
+        while interface not in self.receiver.attached:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{interface} was not attached within {within_s} s")
+            time.sleep(0.002)
+
     def collect(self, *, keep_rows: bool = True) -> None:
-        self.follow_interfaces()
         window = Window(time.time_ns() - 1, time.time_ns())
-        collected = self.receiver.collect(window, time.monotonic_ns() + 5_000_000_000)
+        deadline = time.monotonic_ns() + 5_000_000_000
+
+        def tick() -> Collected:
+            self.monitor.poll()
+            return self.receiver.collect(window, deadline)
+
+        collected = self._lab.node.call(tick)
         self.collections += 1
         for batch in collected.metrics:
             self._add(batch, keep_rows)
@@ -151,6 +164,7 @@ def flows_in(lab: Lab, **settings: object) -> Iterator[Flows]:
     """The receiver, started in the lab's node."""
     flows = Flows(lab, FlowsSettings.model_validate(settings))
     flows.start()
+    flows.collect()
     try:
         yield flows
     finally:

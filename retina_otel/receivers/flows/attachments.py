@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -20,8 +20,11 @@ import numpy.typing as npt
 from retina_otel.errors import AttachError, KernelError
 from retina_otel.kernel import attach
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
+from retina_otel.receivers.flows.tables import LedgerCounts
 
 _IFINDEX_MAX = 0x3FFFFF
+
+Ledgers = Mapping[tuple[int, bool], LedgerCounts]
 
 
 class Role(Enum):
@@ -57,10 +60,13 @@ class Attachment:
     interface: Interface
     role: Role
     links: list[attach.Link]
-    base: Mapping[str, int]
-    """The interface's own counters when it was attached."""
-    ledger_base: dict[bool, dict[str, int]]
-    """What the ledger had of an earlier attachment, by egress hook."""
+    came_later: bool
+    """It appeared while we ran: what it carried before it was attached was missed."""
+    base: Mapping[str, int] | None = None
+    """The interface's own counters at the first tick after it was attached; from there on they and
+    our ledger must agree."""
+    ledger_base: Mapping[bool, LedgerCounts] = field(default_factory=dict)
+    """What the ledger had of it at that moment, by egress hook."""
 
 
 class Attachments:
@@ -73,7 +79,6 @@ class Attachments:
         *,
         position: Literal["first", "last"],
         hook: str,
-        read_stats: Callable[[], Mapping[int, Interface]],
         logger: logging.Logger,
         degraded: Callable[[str], None],
     ) -> None:
@@ -81,7 +86,6 @@ class Attachments:
         self._rules = rules
         self._position = position
         self._hook = hook
-        self._read_stats = read_stats
         self._logger = logger
         self._degraded = degraded
         self._failures: dict[int, str] = {}
@@ -116,6 +120,26 @@ class Attachments:
         """The interfaces there were at the start are attached; those that come now are new."""
         self._following = True
 
+    def take_bases(self, stats: Mapping[int, Interface], ledger: Ledgers) -> None:
+        """Starts the comparison with the interfaces' counters for those attached since the last
+        tick. Not done when attaching: a subscriber must not ask the registry to read."""
+        for ifindex, attachment in self.by_ifindex.items():
+            found = stats.get(ifindex)
+            if attachment.base is not None or found is None or found.stats is None:
+                continue
+            attachment.base = found.stats
+            attachment.ledger_base = {
+                egress: ledger[ifindex, egress]
+                for egress in (False, True)
+                if (ifindex, egress) in ledger
+            }
+            if attachment.came_later:
+                counted = sum(counts["buffers"] for counts in attachment.ledger_base.values())
+                carried = sum(
+                    found.stats.get(name, 0) for name in ("rx_packets", "tx_packets", "tx_dropped")
+                )
+                self.before_attach_packets += max(0, carried - counted)
+
     def uplink_array(self) -> npt.NDArray[np.uint32]:
         return np.array(sorted(self.uplinks), np.uint32)
 
@@ -138,10 +162,7 @@ class Attachments:
                 link.close()
             self._fail(interface, str(error))
             return
-        stats = self._stats_of(interface.ifindex)
-        if self._following:
-            self.before_attach_packets += stats.get("rx_packets", 0) + stats.get("tx_packets", 0)
-        self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, stats, {})
+        self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, self._following)
         self.names[interface.ifindex] = interface.name
         if role is Role.UPLINK:
             self.uplinks.add(interface.ifindex)
@@ -161,10 +182,6 @@ class Attachments:
                     raise
                 self._hook = "clsact"
         return attach.clsact(program, ifindex, ingress, self._position, name="flows")
-
-    def _stats_of(self, ifindex: int) -> Mapping[str, int]:
-        found = self._read_stats().get(ifindex)
-        return (found.stats if found is not None else None) or {}
 
     def _detach(self, ifindex: int) -> None:
         attachment = self.by_ifindex.pop(ifindex, None)

@@ -19,14 +19,14 @@ def coverage(
     ledger: Mapping[tuple[int, bool], LedgerCounts],
     current: Mapping[int, Interface],
 ) -> dict[str, float]:
-    """Counted packets over the interface's own since it was attached, both directions together.
+    """Counted packets over the interface's own since the comparison began, both directions together.
 
     1.0 means complete. Interfaces that carried nothing are left out.
     """
     ratios = {}
     for ifindex, attachment in attachments.items():
         interface = current.get(ifindex)
-        if interface is None or interface.stats is None:
+        if interface is None or interface.stats is None or attachment.base is None:
             continue
         received = _since(interface.stats, attachment.base, "rx_packets")
         # The egress hook stands before the driver, which may refuse what we have counted.
@@ -39,8 +39,8 @@ def coverage(
             if counts is None:
                 continue
             earlier = attachment.ledger_base.get(egress, {})
-            buffers += counts["buffers"] - earlier.get("buffers", 0)
-            packets += counts["packets"] - earlier.get("packets", 0)
+            buffers += _since(counts, earlier, "buffers")
+            packets += _since(counts, earlier, "packets")
         own = received + sent
         counted = min(buffers, packets, key=lambda count: abs(count - own))
         ratios[interface.name] = counted / own

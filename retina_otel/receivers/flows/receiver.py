@@ -16,7 +16,7 @@ from retina_otel.receivers.flows.attachments import Attachments, Rules
 from retina_otel.receivers.flows.coverage import coverage
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
 from retina_otel.receivers.flows.settings import FlowsSettings
-from retina_otel.receivers.flows.tables import FlowRows, FlowTables
+from retina_otel.receivers.flows.tables import FlowRows, FlowTables, LedgerCounts
 from retina_otel.receivers.flows.tuples import TupleMemory
 
 
@@ -47,7 +47,6 @@ class FlowsReceiver:
             Rules(interfaces.pods, interfaces.uplinks, interfaces.exclude),
             position=settings.position,
             hook=settings.hook,
-            read_stats=context.interfaces.read_stats,
             logger=context.logger,
             degraded=context.degraded,
         )
@@ -75,12 +74,7 @@ class FlowsReceiver:
             lost={"table_full": generation.lost_packets},
             held=self._held - held_before,
         )
-        self._context.ledger.set_beside("before_attach", attachments.before_attach_packets)
-        self._context.ledger.set_coverage(
-            coverage(
-                attachments.by_ifindex, tables.ledger(), self._context.interfaces.read_stats()
-            )
-        )
+        self._compare_with_interfaces()
         batches = columns.batches(ours, window, uplinks, attachments.names, self._openers)
         if self._openers is not None:
             self._openers.next_generation()
@@ -100,6 +94,21 @@ class FlowsReceiver:
             self._tables.close()
             self._tables = None
 
+    @property
+    def attached(self) -> frozenset[str]:
+        """Names of the interfaces that are counted now."""
+        attachments = self._started()[1]
+        return frozenset(one.interface.name for one in list(attachments.by_ifindex.values()))
+
+    def ledger_of(self, interface: str) -> dict[str, LedgerCounts]:
+        """What the ledger has of an interface by hook, "ingress" and "egress"; for `doctor` and tests."""
+        tables, attachments = self._started()
+        return {
+            "egress" if egress else "ingress": counts
+            for (ifindex, egress), counts in tables.ledger().items()
+            if attachments.names.get(ifindex) == interface
+        }
+
     def _remove_strays(self) -> None:
         """Filters that a killed agent left behind; tcx programs went with it."""
         try:
@@ -109,6 +118,14 @@ class FlowsReceiver:
             return
         if removed:
             self._context.logger.info("removed %d filters that a killed agent had left", removed)
+
+    def _compare_with_interfaces(self) -> None:
+        tables, attachments = self._started()
+        context = self._context
+        stats, counted = context.interfaces.read_stats(), tables.ledger()
+        context.ledger.set_coverage(coverage(attachments.by_ifindex, counted, stats))
+        attachments.take_bases(stats, counted)
+        context.ledger.set_beside("before_attach", attachments.before_attach_packets)
 
     def _started(self) -> tuple[FlowTables, Attachments]:
         if self._tables is None or self._attachments is None:
