@@ -62,6 +62,7 @@ bench: setup ## what a packet, a flow, a series cost; prints, and writes build/b
 	@$(ROOT) $(PY) -m tests.bench $(ARGS)
 
 docs: setup ## write the generated reference pages, then test the documentation
+	@$(PY) -m retina_otel.cli.reference
 	@$(PY) tools/readme_signals.py
 	@$(ROOT_PYTEST) tests/docs $(ARGS)
 
