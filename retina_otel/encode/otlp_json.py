@@ -251,7 +251,10 @@ def _envelope(metric: Metric, temporality: Temporality) -> Envelope:
 
 def _attributes(pairs: AttributeSet) -> str:
     """`pairs` as KeyValue objects, each after a comma."""
-    return "".join(f',{{"key":{_text(key)},"value":{_any_value(v)}}}' for key, v in pairs)
+    return "".join(
+        f',{{{_optional("key", key, after=True)}"value":{_any_value(value)}}}'
+        for key, value in pairs
+    )
 
 
 def _any_value(value: AttributeValue) -> str:
@@ -267,21 +270,24 @@ def _any_value(value: AttributeValue) -> str:
 
 
 def _double(value: float) -> str:
-    if math.isfinite(value):
-        whole = value.is_integer() and abs(value) < 1e15 and (value or math.copysign(1, value) > 0)
-        return f"{value:.0f}" if whole else repr(value)
-    return '"NaN"' if math.isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'
+    """The shortest digits, without exponent from 1e-6 up to 1e21, as the Collector writes them."""
+    if not math.isfinite(value):
+        return '"NaN"' if math.isnan(value) else '"Infinity"' if value > 0 else '"-Infinity"'
+    text = repr(value)
+    if "e" in text and 1e-6 <= abs(value) < 1e21:
+        return np.format_float_positional(value, trim="-")
+    return text.removesuffix(".0")
 
 
 def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _optional(name: str, text: str, *, before: bool = False) -> str:
-    """A string field, nothing if it is empty; `before` sets a comma before it."""
+def _optional(name: str, text: str, *, before: bool = False, after: bool = False) -> str:
+    """A string field, nothing if it is empty; with a comma `before` or `after` it."""
     if not text:
         return ""
-    return f'{"," if before else ""}"{name}":{_text(text)}'
+    return f'{"," if before else ""}"{name}":{_text(text)}{"," if after else ""}'
 
 
 def _make_table(sets: AttributeSets) -> SetTable:
