@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.pipeline.points import Temporality
+from retina_otel.model.signals import Metric
+from retina_otel.pipeline.points import MetricsExport, Temporality
 from retina_otel.pipeline.readers import SnapshotReader
-from tests.unit.pipeline_parts import IO, SECOND, Bench, listed
+from tests.unit.pipeline_parts import IO, LATENCY, OPEN, SECOND, T0, Bench, batch, listed, window
 
 STEPS = st.lists(
     st.tuples(
@@ -128,3 +130,46 @@ def test_readers_on_threads_see_consistent_snapshots_while_the_tick_thread_adds(
     assert faults == []
     books = bench.accumulator.totals()[IO]
     assert books.live + books.retired + books.overflow == books.total == 150 * 20 * 3
+
+
+def test_tables_grow_without_losing_a_series() -> None:
+    bench = Bench()
+    reader = bench.accumulator.reader("x", zero_points=False)
+    truth = {f"key{number}": number + 1 for number in range(1500)}
+    for low in range(0, 1500, 100):
+        part = [f"key{number}" for number in range(low, low + 100)]
+        for metric in (IO, LATENCY, OPEN):
+            values = [truth[key] for key in part]
+            bench.accumulator.add(batch(window(bench.number), part, values, metric))
+    bench.tick()
+    by_metric: dict[str, dict[str, object]] = {}
+    export = reader.take()
+    assert export is not None
+    for block in export.blocks:
+        shown = by_metric.setdefault(block.metric.name, {})
+        single = MetricsExport(export.sequence, [block])
+        shown.update({key: value for key, _, _, _, value in listed(single)})
+    assert by_metric == {
+        "test.io": truth,
+        "test.latency": {key: ([n, n], float(n)) for key, n in truth.items()},
+        "test.open": truth,
+    }
+
+
+@pytest.mark.parametrize(("metric", "value"), [(LATENCY, ([3, 3], 3.0)), (OPEN, 3)])
+def test_a_row_that_is_used_again_has_nothing_of_its_last_series(
+    metric: Metric, value: object
+) -> None:
+    bench = Bench(idle_ns=SECOND)
+    reader = bench.accumulator.reader("x", zero_points=False, stale_markers=False)
+    bench.tick(metric, a=5)
+    bench.accumulator.end_all(T0 + 2 * SECOND)
+    for _ in range(2):
+        reader.acknowledge(reader.take())  # type: ignore[arg-type]
+        bench.tick()
+    bench.tick(metric, b=3)
+    assert [(key, shown) for key, _, _, _, shown in listed(reader.take())] == [("b", value)]
+    books = bench.accumulator.totals()[metric]
+    assert (books.live, books.retired, books.total) == (
+        (6, 10, 16) if metric is LATENCY else (0, 0, 0)
+    )
