@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|agent]...`, all of them by default."""
+"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|agent]...`, by default all."""
 
 from __future__ import annotations
 

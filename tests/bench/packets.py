@@ -1,8 +1,8 @@
 """What the kernel side costs a packet, by BPF_PROG_TEST_RUN on a 1,400-byte frame.
 
 The programs are those of bpf/flows.bpf.c, compiled once more with the benchmark's own beside them
-(flows_bench.bpf.c). All are timed in turn within one round, and the median of the rounds is taken, so
-that a noisy moment hits all of them. The floor of the method itself is the empty program.
+(flows_bench.bpf.c). All are timed in turn within one round, and the median of the rounds is taken,
+so that a noisy moment hits all of them. The floor of the method itself is the empty program.
 """
 
 from __future__ import annotations
@@ -113,40 +113,19 @@ def measure(report: Report) -> None:
                         if turn:  # the first round fills the tables
                             times[name].append(ran.ns)
                     if turn:
-                        yard, ours = (
-                            times[name][-1] for name in list(programs)[1:3]
-                        )
+                        yard, ours = (times[name][-1] for name in list(programs)[1:3])
                         ratios.append(ours / yard)
             for name, taken in times.items():
                 budget = BUDGETS_NS.get(flows) if name.startswith("flows") else None
-                _add(report, f"packet, {what}", name, taken, "ns", budget)
+                report.add(_figure((f"packet, {what}", name), taken, "ns", budget))
             if flows > 60_000:
-                _add(
-                    report,
-                    f"packet, {what}",
-                    f"flows over plain HASH, {family}",
-                    ratios,
-                    "x",
-                    YARDSTICK_RATIO,
-                )
+                name = f"flows over plain HASH, {family}"
+                report.add(_figure((f"packet, {what}", name), ratios, "x", YARDSTICK_RATIO))
 
 
-def _add(
-    report: Report,
-    group: str,
-    name: str,
-    values: list[int] | list[float],
-    unit: str,
-    budget: float | None,
-) -> None:
-    report.add(
-        Figure(
-            group,
-            name,
-            statistics.median(values),
-            unit,
-            budget,
-            (min(values), max(values)),
-            f"median of {len(values)} rounds of PROG_TEST_RUN",
-        )
-    )
+def _figure(
+    where: tuple[str, str], values: list[int] | list[float], unit: str, budget: float | None
+) -> Figure:
+    how = f"median of {len(values)} rounds of PROG_TEST_RUN"
+    spread = (min(values), max(values))
+    return Figure(*where, statistics.median(values), unit, budget, spread, how)

@@ -1,4 +1,4 @@
-"""Figures of a benchmark: measured values beside their budgets, printed as a table, kept as JSON."""
+"""Figures of a benchmark beside their budgets, printed as a table and kept as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One measured value. `value` is what the budget speaks of; `spread` (min, max) of the repeats."""
+    """One measured value. `spread` is (min, max) of the repeats."""
 
     group: str
     name: str

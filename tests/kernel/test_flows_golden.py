@@ -36,9 +36,7 @@ TCP4 = build.ipv4(*FOUR, 6, build.tcp(*FOUR, 40000, 443, 0x10, payload=b"p" * 20
 GOLDEN = {
     "tcp over ipv4": (frame(TCP4), (6, 40000, 443)),
     "ipv4 with options": (
-        frame(
-            build.ipv4(*FOUR, 6, build.tcp(*FOUR, 40001, 443, 0x10), options=b"\x01" * 8)
-        ),
+        frame(build.ipv4(*FOUR, 6, build.tcp(*FOUR, 40001, 443, 0x10), options=b"\x01" * 8)),
         (6, 40001, 443),
     ),
     "first fragment": (
@@ -188,9 +186,7 @@ def test_table_ring_and_counter_take_what_the_one_before_has_no_room_for() -> No
             testrun.run(fd, frame(build.ipv4(*FOUR, 17, segment)), repeat=2)
         generation = tables.take()
         rows = generation.rows
-        counted = (
-            generation.cache_packets + generation.hash_packets + generation.ring_packets
-        )
+        counted = generation.cache_packets + generation.hash_packets + generation.ring_packets
         assert generation.hash_packets == 2 * 64
         assert generation.ring_packets == 4096 // (112 + 8)
         assert counted == int(rows.packets.sum())

@@ -137,7 +137,8 @@ class Flows:
         packets, octets = batch.values[FLOW_PACKETS], batch.values[FLOW_IO]
         transport = columns["network.transport"]
         source, destination = batch.source, batch.destination
-        assert source is not None and destination is not None
+        assert source is not None
+        assert destination is not None
         for i in range(len(batch)):
             flow = Flow(
                 interface[i],

@@ -1,14 +1,14 @@
-"""Flow packets and bytes = interface counters = the sender's tally. Offloads are off, counts prime."""
+"""Flow packets and bytes = interface counters = the sender's tally; no offloads, prime counts."""
 
 from __future__ import annotations
 
 import pytest
-from tests.netns.flows_in_lab import Flows, flipping, flows_in
 
 from retina_otel.testing import packets as build
 from retina_otel.testing import traffic
 from retina_otel.testing.lab import Lab, Pod
 from retina_otel.testing.servers import TcpServer, UdpServer
+from tests.netns.flows_in_lab import Flows, flipping, flows_in
 
 ETHERNET = 14
 
@@ -182,20 +182,36 @@ def test_unusual_packets_are_counted_with_their_headers(lab: Lab) -> None:
         return build.ethernet(api.mac, web.mac, packet, **more)  # type: ignore[arg-type]
 
     frames = {
-        ("udp", 1111, 9): eth(build.ipv4(*four, 17, build.udp(*four, 1111, 9, b"x" * 31),
-                                         options=bytes(8))),
+        ("udp", 1111, 9): eth(
+            build.ipv4(*four, 17, build.udp(*four, 1111, 9, b"x" * 31), options=bytes(8))
+        ),
         ("sctp", 2222, 9): eth(build.ipv4(*four, 132, build.sctp(2222, 9, b"y" * 40))),
         ("udp", 0, 0): eth(build.ipv4(*four, 17, b"z" * 64, fragment_offset=1480)),
         ("gre", 0, 0): eth(build.ipv4(*four, 47, b"g" * 64)),
         ("253", 0, 0): eth(build.ipv4(*four, 253, b"e" * 64)),
-        ("udp", 3333, 9): eth(build.ipv6(*six, 17, build.udp(*six, 3333, 9, b"x" * 31),
-                                         extensions=[(0, build.options_header(16)),
-                                                     (43, build.routing_header(8)),
-                                                     (60, build.options_header(8))])),
-        ("udp", 4444, 9): eth(build.ipv6(*six, 17, build.udp(*six, 4444, 9, b"x" * 31),
-                                         extensions=[(44, build.fragment_header(0, True))])),
-        ("tcp", 0, 0): eth(build.ipv6(*six, 6, b"t" * 64,
-                                      extensions=[(44, build.fragment_header(1232, False))])),
+        ("udp", 3333, 9): eth(
+            build.ipv6(
+                *six,
+                17,
+                build.udp(*six, 3333, 9, b"x" * 31),
+                extensions=[
+                    (0, build.options_header(16)),
+                    (43, build.routing_header(8)),
+                    (60, build.options_header(8)),
+                ],
+            )
+        ),
+        ("udp", 4444, 9): eth(
+            build.ipv6(
+                *six,
+                17,
+                build.udp(*six, 4444, 9, b"x" * 31),
+                extensions=[(44, build.fragment_header(0, True))],
+            )
+        ),
+        ("tcp", 0, 0): eth(
+            build.ipv6(*six, 6, b"t" * 64, extensions=[(44, build.fragment_header(1232, False))])
+        ),
     }
     with flows_in(lab) as flows:
         expected = {}

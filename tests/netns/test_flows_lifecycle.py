@@ -11,8 +11,8 @@ import pytest
 from retina_otel.testing import traffic
 from retina_otel.testing.lab import Lab
 from retina_otel.testing.servers import TcpServer, UdpServer
-from tests.netns.foreign import add_filter, add_tcx, foreign_programs
 from tests.netns.flows_in_lab import flipping, flows_in
+from tests.netns.foreign import add_filter, add_tcx, foreign_programs
 
 
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])
@@ -124,9 +124,7 @@ def test_a_foreign_clsact_filter_sees_every_packet_and_outlives_us(
     assert "flows" not in shown
 
 
-def test_a_foreign_tcx_program_sees_every_packet_and_outlives_us(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_a_foreign_tcx_program_sees_every_packet_and_outlives_us(lab: Lab, tmp_path: Path) -> None:
     web, api = lab.pod("web"), lab.pod("api")
     with (
         UdpServer(api, api.ipv4, 9),

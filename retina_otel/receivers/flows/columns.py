@@ -19,7 +19,7 @@ from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.protocols import NETWORK_TYPES, TRANSPORTS
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
 from retina_otel.receivers.flows.tables import N_FLAGS, NO_ACK, SYN, SYN_ACK, FlowRows
-from retina_otel.receivers.flows.tuples import TupleMemory, tuple_hash
+from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
 
 _TCP = 6
 _DIRECTIONS = ("ingress", "egress")
@@ -118,15 +118,9 @@ def _initiators(rows: FlowRows, openers: TupleMemory) -> npt.NDArray[np.uint8]:
 
     Known from a SYN or SYN-ACK, in this generation or an earlier one.
     """
-    forward = tuple_hash(
-        rows.source_hi,
-        rows.source_lo,
-        rows.destination_hi,
-        rows.destination_lo,
-        rows.source_port,
-        rows.destination_port,
-        rows.protocol,
-    )
+    source = Side(rows.source_hi, rows.source_lo, rows.source_port)
+    destination = Side(rows.destination_hi, rows.destination_lo, rows.destination_port)
+    forward = tuple_hash(source, destination, rows.protocol)
     tcp = np.flatnonzero(rows.protocol == _TCP)
     opened = rows.flags[tcp, SYN] > 0
     accepted = rows.flags[tcp, SYN_ACK] > 0
@@ -134,15 +128,7 @@ def _initiators(rows: FlowRows, openers: TupleMemory) -> npt.NDArray[np.uint8]:
     if len(spoke):
         state = np.where(rows.flags[spoke, SYN] > 0, _BY_SOURCE, _BY_DESTINATION).astype(np.uint8)
         openers.put(forward[spoke], state)
-        backward = tuple_hash(
-            rows.destination_hi[spoke],
-            rows.destination_lo[spoke],
-            rows.source_hi[spoke],
-            rows.source_lo[spoke],
-            rows.destination_port[spoke],
-            rows.source_port[spoke],
-            rows.protocol[spoke],
-        )
+        backward = tuple_hash(destination, source, rows.protocol)[spoke]
         openers.put(backward, np.where(state == _BY_SOURCE, _BY_DESTINATION, _BY_SOURCE))
     initiators = np.zeros(len(rows), np.uint8)
     initiators[tcp] = openers.get(forward[tcp])

@@ -1,8 +1,9 @@
 """Compares what was counted at each interface with the interface's own counters.
 
-Interface counters are not one thing: a plain veth counts buffers, a device that segments in software
-or receives through GRO counts packets of the wire, and what a veth's queue refuses is counted as
-dropped after our hook has seen it. So the comparison is by packets, and by the law that fits better.
+Interface counters are not one thing: a plain veth counts buffers, a device that segments in
+software or receives through GRO counts packets of the wire, and what a veth's queue refuses is
+counted as dropped after our hook has seen it. So the comparison is by packets, and by the law that
+fits better.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def coverage(
     ledger: Mapping[tuple[int, bool], LedgerCounts],
     current: Mapping[int, Interface],
 ) -> dict[str, float]:
-    """Counted packets over the interface's own since the comparison began, both directions together.
+    """Counted packets over the interface's own since the comparison began, in both directions.
 
     1.0 means complete. Interfaces that carried nothing are left out.
     """

@@ -1,16 +1,17 @@
-"""Tells at an uplink whether a packet belongs to the node itself or was counted at a pod's interface.
+"""Tells at an uplink whether a packet is the node's own or was counted at a pod's interface.
 
 A pod's traffic to the outside passes the uplink too, masqueraded or not, and must not be counted
-again. At egress the kernel says whether a socket of the node's namespace sent the packet. At ingress
-nobody can say yet, so the answer is that of the other direction: the reply to a tuple that was sent
-by no local socket is somebody else's. A tuple seen only at ingress is held for one generation, until
-its replies had time to appear, and is the node's own after that.
+again. At egress the kernel says whether a socket of the node's namespace sent the packet. At
+ingress nobody can say yet, so the answer is that of the other direction: the reply to a tuple that
+was sent by no local socket is somebody else's. A tuple seen only at ingress is held for one
+generation, until its replies had time to appear, and is the node's own after that.
 
 Limit: what is forwarded to a pod by destination NAT and never answered counts as the node's too.
 """
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.receivers.flows.tables import FlowRows
-from retina_otel.receivers.flows.tuples import TupleMemory, tuple_hash
+from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
 
 _OWN = 1
 _FORWARDED = 2
@@ -96,8 +97,6 @@ def contains(
 
 def halves(addresses: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """(hi, lo) of textual addresses, IPv4 mapped."""
-    import ipaddress
-
     numbers = []
     for text in addresses:
         address = ipaddress.ip_address(text.split("/")[0].split("%")[0])
@@ -119,12 +118,16 @@ def _tuple_from_node(rows: FlowRows, outgoing: npt.NDArray[np.bool_]) -> npt.NDA
     near_port = np.where(echo, rows.destination_port, near_port)
     far_port = np.where(echo, rows.destination_port, far_port)
     return tuple_hash(
-        np.where(outgoing, rows.source_hi, rows.destination_hi),
-        np.where(outgoing, rows.source_lo, rows.destination_lo),
-        np.where(outgoing, rows.destination_hi, rows.source_hi),
-        np.where(outgoing, rows.destination_lo, rows.source_lo),
-        near_port,
-        far_port,
+        Side(
+            np.where(outgoing, rows.source_hi, rows.destination_hi),
+            np.where(outgoing, rows.source_lo, rows.destination_lo),
+            near_port,
+        ),
+        Side(
+            np.where(outgoing, rows.destination_hi, rows.source_hi),
+            np.where(outgoing, rows.destination_lo, rows.source_lo),
+            far_port,
+        ),
         protocol,
     )
 
@@ -134,4 +137,5 @@ def _is_group(rows: FlowRows) -> npt.NDArray[np.bool_]:
     v4 = (rows.destination_lo & np.uint64(0xFFFFFFFF)).astype(np.uint32)
     group4 = ~rows.ipv6 & ((v4 >> np.uint32(28)) == 14) | ~rows.ipv6 & (v4 == 0xFFFFFFFF)
     group6 = rows.ipv6 & ((rows.destination_hi >> np.uint64(56)) == 0xFF)
-    return group4 | group6
+    either: npt.NDArray[np.bool_] = group4 | group6
+    return either

@@ -101,7 +101,7 @@ class FlowsReceiver:
         return frozenset(one.interface.name for one in list(attachments.by_ifindex.values()))
 
     def ledger_of(self, interface: str) -> dict[str, LedgerCounts]:
-        """What the ledger has of an interface by hook, "ingress" and "egress"; for `doctor` and tests."""
+        """What the ledger has of an interface, by hook: "ingress" and "egress"."""
         tables, attachments = self._started()
         return {
             "egress" if egress else "ingress": counts

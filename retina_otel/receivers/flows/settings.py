@@ -18,7 +18,7 @@ class InterfaceSettings(Settings):
     network namespace."""
     uplinks: list[str] | None = None
     """Interfaces between the node and the outside. Default: those with a default route."""
-    exclude: list[str] = []
+    exclude: list[str] = Field(default_factory=list)
     """Interfaces that are never counted, whatever the other two say."""
 
 
@@ -28,16 +28,16 @@ class FlowsSettings(Settings):
     interfaces: InterfaceSettings = InterfaceSettings()
     """Where packets are counted."""
     position: Literal["first", "last"] = "first"
-    """Place among other tcx programs of an interface. `first` counts what arrives, also what another
+    """Place among other programs of an interface. `first` counts what arrives, also what another
     program drops or redirects later; `last` counts what all others let pass."""
     hook: Literal["auto", "tcx", "clsact"] = "auto"
     """How programs are attached. `auto` takes tcx where the kernel has it (6.6), else clsact."""
     max_flows: Annotated[int, Field(ge=16, le=16_777_216)] = 131_072
     """Flows per address family and interval that have a row in the kernel. What exceeds it goes to
-    the ring, and is counted as lost when that is full too. A row takes about 190 bytes."""
+    the ring, and is counted as lost when that is full too. A row takes about 130 bytes."""
     cache_bytes: ByteSize = 24 << 20
-    """Memory for the per-CPU caches in front of the flow tables, all CPUs together. Flows that have a
-    place there cost half as much; those that have none are counted exactly too."""
+    """Memory for the per-CPU caches in front of the flow tables, all CPUs together. Flows that
+    have a place there cost half as much; those that have none are counted exactly too."""
     ring_bytes: ByteSize = 1 << 20
     """Memory of the ring that takes single packets when the flow table is full; a power of two."""
     initiator: bool = True

@@ -1,8 +1,8 @@
 """Reads the tables of the flows object, one finished generation at a time.
 
-`take()` adds one to the generation, waits until no program can still be writing with the old number,
-and reads the finished half of every table. Everything that the kernel counted in a generation is in
-exactly one row of its `Generation`, so that rows, losses and ledger of one generation close.
+`take()` adds one to the generation, waits until no program can still be writing with the old
+number, and reads the finished half of every table. Everything that the kernel counted in a
+generation is in exactly one row of its `Generation`: rows, losses and ledger close.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ N_FLAGS = 9
 FIN, SYN, SYN_ACK, RST, PSH, URG, ECE, CWR, NO_ACK = range(N_FLAGS)
 FLAGS_IN_SLOT = 5
 
+_META_EGRESS = np.uint32(0x100)
+_META_LOCAL_SOCKET = np.uint32(0x200)
+_META_IFINDEX_SHIFT = np.uint32(10)
 _PARITIES = 2
 _DIRECTIONS = 2
 _LEDGER_INTERFACES = 256
@@ -76,15 +79,17 @@ class FlowRows:
 
     @property
     def at_egress_hook(self) -> npt.NDArray[np.bool_]:
-        return (self.meta & 0x100) != 0
+        egress: npt.NDArray[np.bool_] = (self.meta & _META_EGRESS) != 0
+        return egress
 
     @property
     def local_socket(self) -> npt.NDArray[np.bool_]:
-        return (self.meta & 0x200) != 0
+        local: npt.NDArray[np.bool_] = (self.meta & _META_LOCAL_SOCKET) != 0
+        return local
 
     @property
     def ifindex(self) -> npt.NDArray[np.uint32]:
-        return self.meta >> 10
+        return self.meta >> _META_IFINDEX_SHIFT
 
 
 LedgerCounts = dict[str, int]
@@ -338,9 +343,7 @@ def _rows(
     )
 
 
-def _flag_rows(
-    family: int, keys: npt.NDArray[Any], flags: npt.NDArray[np.uint32]
-) -> FlowRows:
+def _flag_rows(family: int, keys: npt.NDArray[Any], flags: npt.NDArray[np.uint32]) -> FlowRows:
     """Rows without packets: flags of flows whose packets stand in other rows."""
     values = np.zeros(
         len(keys), [("packets", "u8"), ("bytes", "u8"), ("first", "u4"), ("last", "u4")]

@@ -1,11 +1,13 @@
 """A bounded memory of tuples: a small number for each hash of 64 bits, kept between generations.
 
 Entries are forgotten when nobody asked for them for a while, oldest first when there are too many.
-Two tuples with one hash would be taken for each other: with 100,000 tuples once in 3.7 billion memories.
+Two tuples with one hash would be taken for each other: among 100,000 tuples that happens in one of
+3.7 billion memories.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,23 +69,24 @@ class TupleMemory:
             )
 
 
-def tuple_hash(
-    near_hi: npt.NDArray[np.uint64],
-    near_lo: npt.NDArray[np.uint64],
-    far_hi: npt.NDArray[np.uint64],
-    far_lo: npt.NDArray[np.uint64],
-    near_port: npt.NDArray[Any],
-    far_port: npt.NDArray[Any],
-    protocol: npt.NDArray[np.uint8],
-) -> npt.NDArray[np.uint64]:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One end of n tuples."""
+
+    hi: npt.NDArray[np.uint64]
+    lo: npt.NDArray[np.uint64]
+    port: npt.NDArray[Any]
+
+
+def tuple_hash(near: Side, far: Side, protocol: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
     """64 bits for each of n directed tuples."""
     small = (
-        near_port.astype(np.uint64) << np.uint64(32)
-        | far_port.astype(np.uint64) << np.uint64(16)
+        near.port.astype(np.uint64) << np.uint64(32)
+        | far.port.astype(np.uint64) << np.uint64(16)
         | protocol.astype(np.uint64)
     )
-    mixed = _mix(near_hi)
-    for word in (near_lo, far_hi, far_lo, small):
+    mixed = _mix(near.hi)
+    for word in (near.lo, far.hi, far.lo, small):
         mixed = _mix(mixed ^ word)
     return mixed
 
