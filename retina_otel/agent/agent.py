@@ -29,6 +29,7 @@ GRACE_S = 5.0
 """From the request to stop to the end of the agent."""
 _EXPORTERS_S = 4.0
 _LAST_COLLECTION_S = 1.0
+_PATIENCE_S = 1.0
 SHORTEST_DEADLINE_S = 1.0
 """What receivers have for a collection, or the interval if that is longer."""
 FIRST_TICKS_S = (0.25, 1.0)
@@ -73,6 +74,7 @@ class Agent:
         self._next: Configuration | None = None
         self._error: Exception | None = None
         self._clean = True
+        self._last_collected = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tick", daemon=True)
 
     def start(self) -> None:
@@ -102,7 +104,14 @@ class Agent:
     def stop(self) -> bool:
         """Ends it. False if something had to be left behind after the grace."""
         self.request_stop()
-        return self.join(GRACE_S + 0.5) and self._clean
+        # A receiver that does not return must not keep what is published from being sent.
+        if not self._last_collected.wait(_LAST_COLLECTION_S + _PATIENCE_S) and self._graph:
+            logger.error("%s does not return: what it has is lost", self._graph.collecting)
+            deadline_ns = self._stop_deadline_ns - int((GRACE_S - _EXPORTERS_S) * 1e9)
+            for thread in self._graph.begin_stop_of_exporters(deadline_ns):
+                thread.join(max(0.0, (deadline_ns - self._clock.monotonic_ns()) / 1e9))
+        left_s = (self._stop_deadline_ns - self._clock.monotonic_ns()) / 1e9
+        return self.join(max(0.0, left_s)) and self._clean
 
     def reload(self, configuration: Configuration) -> None:
         """Changes into another configuration at the next tick."""
@@ -127,6 +136,7 @@ class Agent:
             uptime_s=(now_ns - self._started_ns) / 1e9,
             tick_age_s=(now_ns - self._last_tick_ns) / 1e9,
             tick_limit_s=max(3 * self._configuration.service.interval, 10.0),
+            collecting=self._graph.collecting if self._graph is not None else "",
         )
 
     def _wake(self) -> None:
@@ -147,9 +157,13 @@ class Agent:
             self._loop()
             self._wind_up()
         except Exception as error:
-            logger.exception("the agent ends: %s", describe(error))
-            self._error = error
+            logger.debug("the agent ends", exc_info=error)
+            self._error = RetinaError(
+                f"the agent has a defect and ends: {describe(error)}",
+                "Report it with the debug log (service.telemetry.logs.level).",
+            )
         finally:
+            self._last_collected.set()
             self._close()
 
     def _bring_up(self) -> None:
@@ -166,9 +180,8 @@ class Agent:
         node.start()
         if disabled(self._environment):
             logger.warning("OTEL_SDK_DISABLED is true: nothing is collected and nothing is sent")
-            return
         self._graph = graph
-        graph.apply(configuration, resource, strict=True)
+        graph.apply(self._audible(configuration), resource, strict=True)
         errors = {
             receiver.id: receiver.error
             for receiver in graph.receivers.values()
@@ -182,6 +195,10 @@ class Agent:
         # What was made so far lives as long as the agent: the collector need not look at it again.
         gc.collect()
         gc.freeze()
+
+    def _audible(self, configuration: Configuration) -> Configuration:
+        """Nothing but extensions run where OTEL_SDK_DISABLED says so."""
+        return configuration.silenced() if disabled(self._environment) else configuration
 
     def _resource(self, configuration: Configuration) -> dict[str, str | int | bool]:
         return detect(self._environment, configuration.service.telemetry.resource)
@@ -276,7 +293,14 @@ class Agent:
         end_ns = self._last_end_ns = max(self._clock.wall_ns(), self._last_end_ns + 1)
         deadline_ns = self._clock.monotonic_ns() + int(budget_s * 1e9)
         if self._graph is not None:
-            self._graph.collect(end_ns, deadline_ns, last=last)
+            try:
+                self._graph.collect(end_ns, deadline_ns, last=last)
+            except Exception as error:
+                # Receivers and processors answer for themselves, so this is a defect of ours.
+                # Better told, and visible as not ready, than to end and collect nothing at all.
+                logger.error("a tick failed: %s", describe(error))
+                logger.debug("a tick failed", exc_info=error)
+                return
         self._last_tick_ns = self._clock.monotonic_ns()
 
     def _reload(self) -> None:
@@ -286,7 +310,7 @@ class Agent:
             return
         self._tick()
         try:
-            self._graph.apply(configuration, self._resource(configuration))
+            self._graph.apply(self._audible(configuration), self._resource(configuration))
         except Exception as error:
             self.refuse_reload(error)
             return
@@ -299,6 +323,7 @@ class Agent:
         if self._graph is None:
             return
         self._tick(budget_s=_LAST_COLLECTION_S, last=True)
+        self._last_collected.set()
         grace_ns = int((GRACE_S - _EXPORTERS_S) * 1e9)
         self._clean = self._graph.stop(self._stop_deadline_ns - grace_ns)
 

@@ -7,6 +7,7 @@ maps, links and series; what has changed is created first, and only then replace
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from retina_otel.component import (
     State,
 )
 from retina_otel.config.load import Configuration, Instance
+from retina_otel.errors import RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.pipeline.accumulator import Accumulator
@@ -75,6 +77,8 @@ class Graph:
     ) -> None:
         self.endpoints = EndpointTable()
         self.receivers: dict[str, RunningReceiver] = {}
+        self.collecting = ""
+        """The receiver that is being collected from."""
         self._clock = clock
         self._interfaces = interfaces
         self._board = board
@@ -143,8 +147,9 @@ class Graph:
         for id_, receiver in self.receivers.items():
             if not last:
                 receiver.retry_if_due(end_ns)
-            hand_on = functools.partial(push, routes, id_)
-            receiver.collect(end_ns, deadline_ns, hand_on)
+            self.collecting = id_
+            receiver.collect(end_ns, deadline_ns, functools.partial(push, routes, id_))
+        self.collecting = ""
         if self.telemetry is not None:
             own = self.telemetry.collect(Window(end_ns, end_ns), now=last)
             push(routes, OWN, own)
@@ -160,7 +165,7 @@ class Graph:
     def stop(self, deadline_ns: int) -> bool:
         """Exporters send what is left while receivers detach, then extensions end. False if an
         exporter did not end in time."""
-        threads = [exporter.begin_stop(deadline_ns) for exporter in self._exporters.values()]
+        threads = self.begin_stop_of_exporters(deadline_ns)
         for receiver in self.receivers.values():
             receiver.stop()
         for thread in threads:
@@ -170,6 +175,11 @@ class Graph:
         if self.telemetry is not None:
             self.telemetry.close()
         return not any(thread.is_alive() for thread in threads)
+
+    def begin_stop_of_exporters(self, deadline_ns: int) -> list[threading.Thread]:
+        """Each in a thread of its own. Any thread may call it; the second call finds none left."""
+        exporters, self._exporters = self._exporters, {}
+        return [exporter.begin_stop(deadline_ns) for exporter in exporters.values()]
 
     def process_metrics(self, id_: str, batch: MetricBatch) -> MetricBatch | None:
         return self._process(id_, batch, self._processors[id_].process_metrics)
@@ -197,9 +207,11 @@ class Graph:
         created: dict[Key, Any] = {}
         for instance in instances:
             context = self._context(instance, resource)
-            created[instance.kind, instance.id] = instance.component.create(
-                instance.settings, context
-            )
+            key = (instance.kind, instance.id)
+            try:
+                created[key] = instance.component.create(instance.settings, context)
+            except Exception as error:
+                raise _told(key, error) from error
         return created
 
     def _context(self, instance: Instance, resource: Resource) -> Context:
@@ -270,7 +282,7 @@ class Graph:
                     self._start_exporter(id_, created[key])
             except Exception as error:
                 if strict:
-                    raise
+                    raise _told(key, error) from error
                 self._board.set(key, State.FAILED, describe(error), failed=True)
 
     def _start_receiver(self, instance: Instance) -> None:
@@ -352,6 +364,13 @@ class Graph:
 
 def _same(old: Instance, new: Instance) -> bool:
     return old.component is new.component and old.settings == new.settings
+
+
+def _told(key: Key, error: Exception) -> RetinaError:
+    """Our own errors as they are; any other with the component's name before it."""
+    if isinstance(error, RetinaError):
+        return error
+    return RetinaError(f"the {key[0].value} '{key[1]}' can't be started: {describe(error)}")
 
 
 def _ledger_name(key: Key) -> str:

@@ -104,7 +104,9 @@ class StatusBoard:
             if name.startswith(("receiver/", "exporter/", "pipeline/")) or _kept(report)
         }
 
-    def agent(self, *, uptime_s: float, tick_age_s: float, tick_limit_s: float) -> AgentStatus:
+    def agent(
+        self, *, uptime_s: float, tick_age_s: float, tick_limit_s: float, collecting: str = ""
+    ) -> AgentStatus:
         """Ready when at least one receiver works, nothing has failed to start that data must pass,
         and the tick thread passed lately."""
         components = self.components()
@@ -113,6 +115,8 @@ class StatusBoard:
         reason = ""
         if tick_age_s > tick_limit_s:
             reason = f"nothing was collected for {tick_age_s:.0f} s"
+            if collecting:
+                reason += f": {collecting} does not return"
         elif receivers and not any(_works(one) for one in receivers):
             reason = "no receiver works"
         elif exporters and not any(_works(one) for one in exporters):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,16 @@ class Configuration:
     def instances(self) -> Iterator[Instance]:
         for section in (self.extensions, self.receivers, self.processors, self.exporters):
             yield from section.values()
+
+    def silenced(self) -> Configuration:
+        """Only the extensions, so that the agent still tells how it is."""
+        return replace(
+            self,
+            receivers={},
+            processors={},
+            exporters={},
+            service=self.service.model_copy(update={"pipelines": {}}),
+        )
 
     def pipelines(self, signal: str) -> Mapping[str, PipelineSettings]:
         """Pipelines of "metrics" or "logs", by name."""

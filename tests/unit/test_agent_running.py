@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -20,7 +21,7 @@ from retina_otel.component import (
     State,
 )
 from retina_otel.config.load import Configuration
-from retina_otel.errors import ConfigError, KernelError
+from retina_otel.errors import ConfigError, KernelError, RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from tests.unit.agent_parts import COUNTED, Count, CountSettings, Parts, configuration, until
 
@@ -342,13 +343,67 @@ def test_component_can_say_that_it_goes_on_with_less(parts: Parts, run: Run) -> 
 
 
 def test_agent_is_silent_when_the_sdk_is_disabled(parts: Parts, run: Run) -> None:
+    class Health:
+        def start(self) -> None:
+            parts.story.tell("health started")
+
+        def stop(self) -> None: ...
+
     agent = run(
-        configuration(parts.receiver("red", PRIMES), parts.exporter()),
+        configuration(
+            parts.other(ComponentKind.EXTENSION, "health", Health()),
+            parts.receiver("red", PRIMES),
+            parts.exporter(),
+        ),
         {"OTEL_SDK_DISABLED": "true"},
     )
     assert agent.status().ready
     assert agent.stop()
-    assert parts.story.lines == []
+    assert parts.story.lines == ["health started"]
+
+
+def test_receiver_that_never_returns_does_not_keep_the_rest_from_being_sent(
+    parts: Parts, run: Run
+) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    class Stuck(Count):
+        def collect(self, window: Window, deadline_ns: int) -> Collected:
+            if not self.left:
+                entered.set()
+                release.wait()
+            return super().collect(window, deadline_ns)
+
+    stuck = Stuck("stuck", CountSettings(counts=[7]), parts.story)
+    agent = run(
+        configuration(parts.other(ComponentKind.RECEIVER, "stuck", stuck), parts.exporter())
+    )
+    entered.wait(10)
+    try:
+        assert not agent.stop()
+        assert parts.story.lines[-1] == "keep stopped at 7"
+    finally:
+        release.set()
+    assert agent.join(10)
+
+
+def test_other_packages_errors_at_the_start_are_one_line_with_the_components_name(
+    parts: Parts,
+) -> None:
+    def make(context: Context) -> object:
+        raise OSError(errno.ENOSPC, "disk is full")
+
+    agent = Agent(
+        configuration(
+            parts.receiver("red", []), parts.other(ComponentKind.EXPORTER, "theirs", make)
+        ),
+        {},
+    )
+    with pytest.raises(RetinaError) as caught:
+        agent.start()
+    assert str(caught.value) == (
+        "the exporter 'theirs' can't be started: OSError: [Errno 28] disk is full"
+    )
 
 
 def test_own_metrics_ride_the_exporters_of_the_pipelines(parts: Parts, run: Run) -> None:
