@@ -146,6 +146,25 @@ int rt_slow(struct __sk_buff *skb)
 	return rt_release;
 }
 
+/* Holds a record that is reserved and not yet committed, until it is released. */
+SEC("tc")
+int rt_hold(struct __sk_buff *skb)
+{
+	struct rt_selftest_record *record;
+
+	record = bpf_ringbuf_reserve(&rt_ring, sizeof(*record), 0);
+	if (!record)
+		return -1;
+	record->sequence = 1000000;
+	record->cpu = 0;
+	record->check = 1000000u * 2654435761u;
+	rt_running = 1;
+	bpf_loop(1 << 22, spin_many, NULL, 0);
+	rt_running = 0;
+	bpf_ringbuf_submit(record, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
 SEC("tc")
 int rt_constant_of(struct __sk_buff *skb)
 {

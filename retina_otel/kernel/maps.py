@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -321,7 +320,7 @@ def _packed(given: Any, dtype: np.dtype[Any]) -> Array:
         return np.frombuffer(given, np.uint8)
     packed = np.zeros(1, dtype)
     packed[0] = given
-    return _without_padding(packed)
+    return packed
 
 
 def _contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
@@ -329,31 +328,10 @@ def _contiguous(array: Array, dtype: np.dtype[Any]) -> Array:
     if array.dtype.names != dtype.names or (dtype.names is None and array.dtype != dtype):
         raise MapError("bpf", errno.EINVAL, detail=f"{array.dtype} given, {dtype} needed")
     packed = np.zeros(len(array), dtype)
+    # A key is compared byte by byte. numpy's copies hold anything in their padding, but assigning
+    # goes field by field and leaves the zeros.
     packed[:] = array
-    return _without_padding(packed)
-
-
-def _without_padding(packed: Array) -> Array:
-    # A key is compared byte by byte, and numpy leaves anything in the padding of what it copies.
-    if packed.dtype.names is not None:
-        raw = packed.view(np.uint8).reshape(len(packed), packed.dtype.itemsize)
-        raw[:, ~_covered(packed.dtype)] = 0
     return packed
-
-
-@cache
-def _covered(dtype: np.dtype[Any]) -> npt.NDArray[np.bool_]:
-    """Which bytes of an element belong to a field."""
-    covered = np.zeros(dtype.itemsize, np.bool_)
-    if dtype.subdtype is not None:
-        inner = _covered(dtype.subdtype[0])
-        covered[:] = np.tile(inner, dtype.itemsize // len(inner))
-    elif dtype.names is None or dtype.fields is None:
-        covered[:] = True
-    else:
-        for field, offset, *_ in dtype.fields.values():
-            covered[offset : offset + field.itemsize] |= _covered(field)
-    return covered
 
 
 def _address(array: Array) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import socket
 import struct
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,6 +57,35 @@ def load() -> Iterator[Callable[..., SelfTest]]:
 @pytest.fixture
 def selftest(load: Callable[..., SelfTest]) -> SelfTest:
     return load()
+
+
+@pytest.fixture
+def held() -> Callable[..., contextlib.AbstractContextManager[None]]:
+    """`held(program, globals)`: the program runs on a CPU of its own while the block does."""
+    return _held
+
+
+@contextlib.contextmanager
+def _held(prog_fd: int, values: Variables) -> Iterator[None]:
+    # A kernel that does not preempt lets nothing else run where the program does.
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def run() -> None:
+        os.sched_setaffinity(0, cpus[-1:])
+        testrun.run(prog_fd, bytes(64))
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    os.sched_setaffinity(0, cpus[:-1])
+    try:
+        while not int(values.rt_running):
+            assert runner.is_alive()
+        yield
+        assert int(values.rt_running) == 1
+    finally:
+        values.rt_release[...] = 1
+        os.sched_setaffinity(0, cpus)
+        runner.join()
 
 
 class Namespace:

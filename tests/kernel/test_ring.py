@@ -92,6 +92,18 @@ def test_a_producer_on_another_cpu_loses_nothing_that_is_not_counted(load, every
         assert not (sequence % each % every == 0).any()
 
 
+@pytest.mark.kernels
+def test_a_record_not_yet_committed_holds_back_those_behind_it(selftest, held):
+    ring = ring_of(selftest)
+    with held(selftest.programs["rt_hold"], selftest.globals):
+        selftest.ask("rt_fill_ring", 0, 3)
+        assert len(ring.drain()) == 0
+
+    records = ring.drain()
+    assert records["sequence"].tolist() == [1_000_000, 0, 1, 2]
+    expect_whole(records)
+
+
 def test_records_of_odd_length_keep_their_bytes(selftest):
     ring = ring_of(selftest, "rt_odd_ring")
     for number in range(3):
