@@ -86,9 +86,10 @@ class _Series:
             faults.append(f"time goes back from {last.time_ns} to {point.time_ns}")
         if point.kind != "gauge":
             faults += self._against_last(point)
-        again = point.no_value and self.ended and last is not None
-        if again and last.start_ns == point.start_ns and not self.answers_lost:
-            faults.append("ended twice with the same start")
+        if last is not None and last.start_ns == point.start_ns:
+            again = point.no_value and self.ended
+            if again and not self.answers_lost:
+                faults.append("ended twice with the same start")
         self.ended = point.no_value
         self.last = point
         if not point.no_value:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 import zlib
 from collections.abc import Iterator
 from http.client import RemoteDisconnected
@@ -126,6 +127,15 @@ def test_a_reset_comes_in_the_middle_of_the_body(sink: OtlpSink) -> None:
     assert post(sink, "/v1/metrics", METRICS).status == 200
 
 
+def test_a_reset_is_a_reset_and_no_orderly_end(sink: OtlpSink) -> None:
+    sink.script(Answer(reset=True))
+    head = b"POST /v1/metrics HTTP/1.1\r\nHost: sink\r\nContent-Length: 8\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", sink.port), timeout=10) as client:
+        client.sendall(head + b"half")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
 @pytest.mark.parametrize(
     ("path", "body", "headers", "refusal"),
     [
@@ -159,6 +169,15 @@ def test_totals_add_up_starts_of_cumulative_and_intervals_of_delta_series(sink: 
     post(sink, "/v1/metrics", body)
     assert sink.totals() == {series("retina.flow.io", a="b"): 10}
     assert sink.final_sums() == {series("retina.flow.io", a="b"): 3}
+
+
+def test_the_last_value_is_the_one_with_the_latest_time_whenever_it_came(sink: OtlpSink) -> None:
+    for time_ns, value in ((20, 7), (10, 5)):
+        rows = [Point(value, {"a": "b"}, start_ns=1, time_ns=time_ns)]
+        (body,) = MetricsEncoder({}).encode([point_block(METRIC, rows)])
+        post(sink, "/v1/metrics", body)
+    assert sink.final_sums() == {series("retina.flow.io", a="b"): 7}
+    assert sink.totals() == {series("retina.flow.io", a="b"): 7}
 
 
 def test_waiting_ends_with_the_condition_or_says_what_came(sink: OtlpSink) -> None:
