@@ -25,7 +25,7 @@ class Watched:
 
     def heard(self) -> list[tuple[str, str]]:
         """(kind, name) of each change since the last call."""
-        # rtnetlink queues its notifications before a command returns: nothing to wait for.
+        # rtnetlink queues the notifications of a command before it returns: nothing to wait for.
         self.monitor.poll()
         told = [(one.kind.value, one.interface.name) for one in self.told]
         self.told.clear()
@@ -48,11 +48,22 @@ def watch(namespace) -> Iterator[Callable[..., Watched]]:
         monitor.close()
 
 
-def veth(namespace):
+def veth(namespace, up=False):
     namespace.ip("link add rt0 type veth peer name rt1")
     # Without IPv6 there are no packets but those of the test.
     for name in ("rt0", "rt1"):
         namespace.ip(f"link set {name} addrgenmode none")
+    if not up:
+        return
+    for name in ("rt0", "rt1"):
+        namespace.ip(f"link set {name} up")
+    # The kernel readies the queues a moment later, by itself: until then it drops what is sent,
+    # and then it announces the change.
+    with select.epoll() as watching, namespace.run(InterfaceMonitor) as monitor:
+        watching.register(monitor.fd, select.EPOLLIN)
+        while not all(one.up for one in monitor.current().values()):
+            assert watching.poll(10), "the interfaces did not come up"
+            monitor.poll()
 
 
 def test_interfaces_that_are_there_are_told_first(namespace, watch):
@@ -123,9 +134,7 @@ def test_leaving_a_bridge_is_a_change_and_no_removal(namespace, watch):
 
 
 def test_addresses_and_default_routes_are_followed(namespace, watch):
-    veth(namespace)
-    namespace.ip("link set rt0 up")
-    namespace.ip("link set rt1 up")
+    veth(namespace, up=True)
     watched = watch()
     watched.heard()
 
@@ -150,9 +159,7 @@ def test_addresses_and_default_routes_are_followed(namespace, watch):
 
 
 def test_a_default_route_that_goes_with_its_interface_is_noticed(namespace, watch):
-    veth(namespace)
-    namespace.ip("link set rt0 up")
-    namespace.ip("link set rt1 up")
+    veth(namespace, up=True)
     namespace.ip("addr add 10.7.0.1/24 dev rt0")
     namespace.ip("route add default via 10.7.0.2")
     watched = watch()
@@ -164,10 +171,9 @@ def test_a_default_route_that_goes_with_its_interface_is_noticed(namespace, watc
 
 
 def test_both_ways_of_a_multipath_route_are_uplinks(namespace, watch):
-    veth(namespace)
+    veth(namespace, up=True)
     for name, net in (("rt0", "10.7.0"), ("rt1", "10.8.0")):
         namespace.ip(f"addr add {net}.1/24 dev {name}")
-        namespace.ip(f"link set {name} up")
     namespace.ip("route add default nexthop via 10.7.0.2 nexthop via 10.8.0.2")
 
     uplinks = [one.name for one in watch().monitor.current().values() if one.default_route]
@@ -197,9 +203,7 @@ def test_statistics_are_those_that_ip_prints(namespace, watch):
 
 
 def test_a_removal_carries_the_last_word_of_the_statistics(namespace, watch):
-    veth(namespace)
-    namespace.ip("link set rt0 up")
-    namespace.ip("link set rt1 up")
+    veth(namespace, up=True)
     watched = watch()
     watched.heard()
     sent = 13
