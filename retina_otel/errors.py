@@ -1,13 +1,13 @@
-"""The exceptions of retina-otel. Each carries what a person needs to act: what failed, and the remedy.
+"""The exceptions of retina-otel. Each carries what a person needs: what failed, and the remedy.
 
-    RetinaError
-    ├── ConfigError         the configuration is wrong: path of the key, what is wrong, the remedy
-    ├── KernelError         a call into the kernel failed: errno, the call, the remedy
-    │   ├── LoadError       a BPF object was not loaded: also the tail of the verifier's log
-    │   ├── AttachError     a program was not attached
-    │   ├── MapError        a map was not read or written
-    │   └── RingError       a ring buffer was not mapped, or holds a record of a wrong length
-    └── DeliveryError       a backend did not take what was sent
+RetinaError
+├── ConfigError         the configuration is wrong: path of the key, what is wrong, the remedy
+├── KernelError         a call into the kernel failed: errno, the call, the remedy
+│   ├── LoadError       a BPF object was not loaded: also the tail of the verifier's log
+│   ├── AttachError     a program was not attached
+│   ├── MapError        a map was not read or written
+│   └── RingError       a ring buffer was not mapped, or holds a record of a wrong length
+└── DeliveryError       a backend did not take what was sent
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 
 
 class RetinaError(Exception):
-    """What failed in one line, and in `remedy` one sentence on what to do about it (may be empty)."""
+    """What failed in one line, and in `remedy` one sentence on what to do (may be empty)."""
 
     def __init__(self, message: str, remedy: str = "") -> None:
         super().__init__(message)
@@ -29,7 +29,7 @@ class RetinaError(Exception):
 
 
 class ConfigError(RetinaError):
-    """A configuration is refused. `path` is the dotted path of the key, empty for the file itself."""
+    """A configuration is refused. `path` is the key's dotted path, empty for the file itself."""
 
     def __init__(self, message: str, remedy: str = "", *, path: str = "") -> None:
         super().__init__(f"{path}: {message}" if path else message, remedy)
@@ -37,7 +37,7 @@ class ConfigError(RetinaError):
 
 
 class KernelError(RetinaError):
-    """A call into the kernel failed. `errno` is positive; `call` is as strace would write its name."""
+    """A call into the kernel failed. `errno` is positive; `call` is named as by strace."""
 
     def __init__(self, call: str, errno: int, remedy: str = "", *, detail: str = "") -> None:
         name = errno_names.errorcode.get(errno, str(errno))
@@ -48,7 +48,7 @@ class KernelError(RetinaError):
 
 
 class LoadError(KernelError):
-    """A BPF object was refused. `log_tail` is the end of the verifier's log, empty if it wrote none."""
+    """A BPF object was refused. `log_tail` is the end of the verifier's log, empty if none."""
 
     def __init__(
         self, call: str, errno: int, remedy: str = "", *, detail: str = "", log_tail: str = ""
