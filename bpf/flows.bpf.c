@@ -158,12 +158,24 @@ static __always_inline __u64 rt_spread6(struct rt_flow6_key *key)
 			 words[1] ^ (words[3] << 7 | words[3] >> 57));
 }
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 2); /* as many as slots */
+	__type(key, __u32);
+	__type(value, struct rt_slot_details);
+} flows6_details SEC(".maps");
+
 #define RT_FAMILY 4
+#define RT_DETAILS(slot, index) (&(slot)->details)
 #include "rt_flow_table.bpf.h"
 #undef RT_FAMILY
+#undef RT_DETAILS
 #define RT_FAMILY 6
+#define RT_DETAILS(slot, index) bpf_map_lookup_elem(&flows6_details, index)
 #include "rt_flow_table.bpf.h"
 #undef RT_FAMILY
+#undef RT_DETAILS
 
 /* A row of the ledger for an interface that shares its place, found or made in the second map. */
 static __noinline struct rt_ledger_row *rt_ledger_second(__u32 ifindex, __u32 egress, __u32 parity)

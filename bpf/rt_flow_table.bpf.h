@@ -80,7 +80,7 @@ static __always_inline int RT_TO_RING(struct RT_KEY *key, struct rt_packet *pack
 	__builtin_memcpy(&record->key, key, sizeof(*key));
 	record->packets = packets;
 	record->bytes = bytes;
-	record->now = packet->now;
+	record->last = packet->now;
 	if (with_flags) {
 		if (!rare_only)
 			rt_add_common_flags(record->flags, packet->tcp_flags, RT_PLAIN);
@@ -184,8 +184,9 @@ static __noinline int RT_COUNT_MISS(struct RT_KEY *key, struct rt_packet *packet
 static __always_inline int RT_COUNT(struct RT_KEY *key, struct rt_packet *packet, __u32 cpu,
 				    __u32 generation)
 {
-	struct RT_SLOT *slot;
+	struct rt_slot_details *details;
 	__u32 index, wanted, *tag;
+	struct RT_SLOT *slot;
 	__u64 spread;
 
 	key->sport = packet->sport;
@@ -208,18 +209,24 @@ static __always_inline int RT_COUNT(struct RT_KEY *key, struct rt_packet *packet
 		slot->bytes += packet->wire_bytes;
 		slot->last = packet->now;
 	} else if (slot->generation != generation) {
+		details = RT_DETAILS(slot, &index);
+		if (!details)
+			return RT_COUNT_MISS(key, packet, generation);
+		details->first = packet->now;
+		__builtin_memset(details->flags, 0, sizeof(details->flags));
 		slot->key = *key;
-		slot->first = slot->last = packet->now;
+		slot->last = packet->now;
 		slot->packets = packet->segments;
 		slot->bytes = packet->wire_bytes;
-		__builtin_memset(slot->flags, 0, sizeof(slot->flags));
 		slot->generation = generation;
 		*tag = wanted;
 	} else {
 		return RT_COUNT_MISS(key, packet, generation);
 	}
 	if (rt_has_flags(packet->tcp_flags)) {
-		rt_add_common_flags(slot->flags, packet->tcp_flags, RT_PLAIN);
+		details = RT_DETAILS(slot, &index);
+		if (details)
+			rt_add_common_flags(details->flags, packet->tcp_flags, RT_PLAIN);
 		if (rt_has_rare_flags(packet->tcp_flags))
 			return RT_COUNT_FLAGS(key, packet, generation, 1);
 	}

@@ -50,6 +50,12 @@ enum rt_tcp_flag {
 	RT_FLAGS,
 };
 
+/* What an established flow does not touch: when it was first seen, and its more common flags. */
+struct rt_slot_details {
+	__u32 first;
+	__u32 flags[RT_FLAGS_IN_SLOT];
+};
+
 /*
  * A slot of the per-CPU cache: the flow that came first in a generation keeps it. 64 bytes, one
  * cache line. It belongs to the generation whose number it holds; nobody clears it.
@@ -60,20 +66,16 @@ struct rt_flow4_slot {
 	__u32 last;
 	__u64 packets;
 	__u64 bytes;
-	__u32 first;
-	__u32 flags[RT_FLAGS_IN_SLOT];
+	struct rt_slot_details details;
 };
 
-/* The same for IPv6 in two cache lines; the first one holds all that an established flow touches. */
+/* The same for IPv6; its details have no room in the line and stand in an array of their own. */
 struct rt_flow6_slot {
 	struct rt_flow6_key key;
 	__u32 generation;
 	__u32 last;
 	__u64 packets;
 	__u64 bytes;
-	__u32 first;
-	__u32 flags[RT_FLAGS_IN_SLOT];
-	__u32 pad[10];
 };
 
 /*
@@ -102,7 +104,7 @@ struct rt_flow_record {
 	struct rt_flow6_key key;
 	__u64 packets;
 	__u64 bytes;
-	__u32 now;
+	__u32 last;
 	__u32 flags[RT_FLAGS];
 	__u32 pad[2];
 };

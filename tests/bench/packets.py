@@ -56,6 +56,7 @@ def loaded(object_path: str, flows: int) -> Iterator[Loaded]:
         max_entries={
             "flows4_cache": 2 * cpus << bits,
             "flows6_cache": 2 * cpus << bits,
+            "flows6_details": 2 * cpus << bits,
             "flows4_tags": 2 * cpus << bits,
             "flows6_tags": 2 * cpus << bits,
             "flows_ledger": cpus * 2 * 256 * 2,

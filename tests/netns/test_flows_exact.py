@@ -157,7 +157,7 @@ def test_a_full_table_overflows_to_the_ring_and_then_to_the_counter_of_the_lost(
     web, api = lab.pod("web"), lab.pod("api")
     small = {
         "max_flows": 1024,
-        "cache_bytes": 2 * 2 * 192 * 64,
+        "cache_bytes": 2 * 2 * 160 * 64,
         "ring_bytes": 65536,
         "interfaces": {"pods": ["veth-web"]},
     }

@@ -134,6 +134,7 @@ class FlowTables:
             max_entries={
                 "flows4_cache": slots,
                 "flows6_cache": slots,
+                "flows6_details": slots,
                 "flows4_tags": slots,
                 "flows6_tags": slots,
                 "flows4_even": max_flows,
@@ -164,7 +165,8 @@ class FlowTables:
             handle = maps[name]
             return HashMap(handle.fd, handle.key_dtype, handle.value_dtype, handle.max_entries)
 
-        self._caches = [mapped(f"flows{f}_cache", (cpus, _PARITIES, -1)) for f in (4, 6)]
+        self._caches = {f: mapped(f"flows{f}_cache", (cpus, _PARITIES, -1)) for f in (4, 6)}
+        self._details6 = mapped("flows6_details", (cpus, _PARITIES, -1))
         self._hashes = [[table(f"flows{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
         self._flags = [[table(f"flags{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
         self._ledger = mapped(
@@ -215,35 +217,36 @@ class FlowTables:
     def ledger(self) -> dict[tuple[int, bool], LedgerCounts]:
         """Counts since an interface was first seen, by (ifindex, at its egress hook). Live: it may
         be ahead of the last `take()`."""
-        counts: dict[tuple[int, bool], LedgerCounts] = {}
         flat = self._ledger.reshape(-1)
-        used = flat[flat["ifindex"] != 0]
         _, shared = self._ledger2.read()
-        for row in (*used, *shared):
-            key = (int(row["ifindex"]), bool(row["egress"]))
-            sums = counts.setdefault(key, dict.fromkeys(_LEDGER_COUNTS, 0))
-            for name in _LEDGER_COUNTS:
-                sums[name] += int(row[name])
-        return counts
+        rows = np.concatenate([flat[flat["ifindex"] != 0], shared])
+        hooks, group = np.unique(
+            rows["ifindex"].astype(np.uint64) << np.uint64(1) | rows["egress"], return_inverse=True
+        )
+        sums = {name: np.zeros(len(hooks), np.int64) for name in _LEDGER_COUNTS}
+        for name, column in sums.items():
+            np.add.at(column, group, rows[name].astype(np.int64))
+        return {
+            (int(hook) >> 1, bool(hook & np.uint64(1))): {
+                name: int(column[number]) for name, column in sums.items()
+            }
+            for number, hook in enumerate(hooks)
+        }
 
     def close(self) -> None:
         self._ring.close()
         self._loaded.close()
 
     def _read_caches(self, parity: int, generation: int) -> tuple[list[FlowRows], int]:
-        parts, packets = [], 0
-        for cache, family in zip(self._caches, (4, 6), strict=True):
-            for cpu in range(self.cpus):
-                slots = cache[cpu, parity]
-                taken = slots[slots["generation"] == generation]
-                part = _rows(
-                    family,
-                    taken["key"],
-                    taken,
-                    _widen(taken["flags"]),
-                )
-                packets += int(part.packets.sum())
-                parts.append(part)
+        parts = []
+        for cpu in range(self.cpus):
+            slots = self._caches[4][cpu, parity]
+            taken = slots[slots["generation"] == generation]
+            parts.append(_slot_rows(4, taken, taken["details"]))
+            slots = self._caches[6][cpu, parity]
+            chosen = slots["generation"] == generation
+            parts.append(_slot_rows(6, slots[chosen], self._details6[cpu, parity][chosen]))
+        packets = sum(int(part.packets.sum()) for part in parts)
         return parts, packets
 
     def _read_hashes(self, parity: int) -> tuple[list[FlowRows], int]:
@@ -252,7 +255,8 @@ class FlowTables:
             self._hashes[parity], self._flags[parity], (4, 6), strict=True
         ):
             keys, values = table.drain()
-            part = _rows(family, keys, values, np.zeros((len(keys), N_FLAGS), np.uint32))
+            none = np.zeros((len(keys), N_FLAGS), np.uint32)
+            part = _rows(family, keys, values, none, first=values["first"])
             packets += int(part.packets.sum())
             parts.append(part)
             keys, values = flag_table.drain()
@@ -274,7 +278,7 @@ class FlowTables:
                 dtype = self._hashes[0][0].key_dtype
                 raw = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, keys.dtype.itemsize)
                 keys = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(-1)
-            parts.append(_rows(family, keys, own, own["flags"].copy(), stamp="now"))
+            parts.append(_rows(family, keys, own, own["flags"].copy(), first=own["last"]))
         return parts, int(records["packets"].sum())
 
     def _totals(self, parity: int) -> _Totals:
@@ -302,14 +306,15 @@ class _Totals:
 
 def slot_bits(cache_bytes: int, cpus: int) -> int:
     """log2 of the slots per CPU, family and generation that fit into `cache_bytes`; 6 to 16."""
-    bytes_per_slot = (64 + 128) * _PARITIES * cpus
+    # A line and a tag for each family, and the details of IPv6.
+    bytes_per_slot = (64 + 4 + 64 + 24 + 4) * _PARITIES * cpus
     return min(16, max(6, (cache_bytes // bytes_per_slot).bit_length() - 1))
 
 
-def _widen(in_slot: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    flags = np.zeros((len(in_slot), N_FLAGS), np.uint32)
-    flags[:, :FLAGS_IN_SLOT] = in_slot
-    return flags
+def _slot_rows(family: int, slots: npt.NDArray[Any], details: npt.NDArray[Any]) -> FlowRows:
+    flags = np.zeros((len(slots), N_FLAGS), np.uint32)
+    flags[:, :FLAGS_IN_SLOT] = details["flags"]
+    return _rows(family, slots["key"], slots, flags, first=details["first"])
 
 
 def _rows(
@@ -317,7 +322,8 @@ def _rows(
     keys: npt.NDArray[Any],
     values: npt.NDArray[Any],
     flags: npt.NDArray[np.uint32],
-    stamp: str = "",
+    *,
+    first: npt.NDArray[np.uint32],
 ) -> FlowRows:
     """Copies out of the kernel's layout."""
     if family == 4:
@@ -337,18 +343,16 @@ def _rows(
         ipv6=np.full(len(keys), family == 6),
         packets=values["packets"].astype(np.int64),
         bytes=values["bytes"].astype(np.int64),
-        first=values[stamp or "first"].copy(),
-        last=values[stamp or "last"].copy(),
+        first=first.copy(),
+        last=values["last"].copy(),
         flags=flags,
     )
 
 
 def _flag_rows(family: int, keys: npt.NDArray[Any], flags: npt.NDArray[np.uint32]) -> FlowRows:
     """Rows without packets: flags of flows whose packets stand in other rows."""
-    values = np.zeros(
-        len(keys), [("packets", "u8"), ("bytes", "u8"), ("first", "u4"), ("last", "u4")]
-    )
-    return _rows(family, keys, values, flags)
+    values = np.zeros(len(keys), [("packets", "u8"), ("bytes", "u8"), ("last", "u4")])
+    return _rows(family, keys, values, flags, first=values["last"])
 
 
 def _halves(
