@@ -195,6 +195,22 @@ TCP_FLAG = Attribute(
     "instead of `syn` and `ack`, `ack` only where it stands alone.",
     examples=("syn", "syn_ack", "ack", "fin", "rst", "psh", "urg", "ece", "cwr"),
 )
+TCP_FLAGS = Attribute(
+    PREFIX + "tcp.flags",
+    "string",
+    "Flags that any of the flow's TCP packets carried, joined by `|`; each as `retina.tcp.flag` "
+    "has it, in this order: fin, syn, syn_ack, rst, psh, ack, urg, ece, cwr. Absent for other "
+    "protocols and for fragments but the first.",
+    examples=("syn|ack", "fin|syn_ack|psh|ack", "rst"),
+)
+FLOW_END_REASON = Attribute(
+    PREFIX + "flow.end_reason",
+    "string",
+    "Why the flow's event was written: `finished`, both sides sent a FIN; `reset`, one of them a "
+    "RST; `idle`, no packet for `idle_timeout`; `evicted`, it was the longest idle when the table "
+    "was full; `shutdown`, the receiver stopped. Absent with `events: interval`.",
+    examples=("finished", "reset", "idle", "evicted", "shutdown"),
+)
 
 # --- Drops ---
 

@@ -20,6 +20,7 @@ from retina_otel.model.attributes import (
     EVENT_FIRST_SEEN,
     EVENT_LAST_SEEN,
     EVENT_PACKETS,
+    FLOW_END_REASON,
     FLOW_INITIATOR,
     FLOW_INTERFACE_NAME,
     HW_ID,
@@ -41,6 +42,7 @@ from retina_otel.model.attributes import (
     SOURCE_PORT,
     SYSTEM_DEVICE,
     TCP_FLAG,
+    TCP_FLAGS,
 )
 from retina_otel.model.signal_types import (
     PREFIX,
@@ -71,6 +73,7 @@ __all__ = [
     "EVENT_FIRST_SEEN",
     "EVENT_LAST_SEEN",
     "EVENT_PACKETS",
+    "FLOW_END_REASON",
     "FLOW_EVENT",
     "FLOW_INITIATOR",
     "FLOW_INTERFACE_NAME",
@@ -108,6 +111,7 @@ __all__ = [
     "SOURCE_PORT",
     "SYSTEM_DEVICE",
     "TCP_FLAG",
+    "TCP_FLAGS",
     "TCP_FLAG_PACKETS",
     "Attribute",
     "Ends",
@@ -164,6 +168,8 @@ FLOW_EVENT = Event(
     "Packets of one flow over an interval, or over its whole life.",
     (
         *_FLOW_ATTRIBUTES,
+        TCP_FLAGS,
+        FLOW_END_REASON,
         EVENT_PACKETS,
         EVENT_BYTES,
         EVENT_FIRST_SEEN,

@@ -15,7 +15,7 @@ import numpy as np
 
 from retina_otel.component import Collected, Context
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
-from retina_otel.model.batches import MetricBatch, Window
+from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
@@ -29,6 +29,9 @@ class WallClock:
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
+
+    def offset_ns(self) -> int:
+        return time.time_ns() - time.monotonic_ns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Flows:
         self.flags: Counter[tuple[str, str, str]] = Counter()
         """By (interface, direction, flag)."""
         self.initiators: dict[Flow, str] = {}
+        self.events: list[EventBatch] = []
         self.collections = 0
 
     def _on_degraded(self, reason: str) -> None:
@@ -99,6 +103,7 @@ class Flows:
 
         collected = self._lab.node.call(tick)
         self.collections += 1
+        self.events.extend(collected.events)
         for batch in collected.metrics:
             self._add(batch, keep_rows)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retina_otel.component import Component, ComponentKind
-from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
+from retina_otel.model.signals import FLOW_EVENT, FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
 from retina_otel.receivers.flows.receiver import FlowsReceiver
 from retina_otel.receivers.flows.settings import FlowsSettings
 
@@ -13,6 +13,7 @@ COMPONENT = Component(
     stability="beta",
     Settings=FlowsSettings,
     create=FlowsReceiver,
-    declares=(FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS),
+    signals=frozenset({"metrics", "logs"}),
+    declares=(FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS, FLOW_EVENT),
     requires=("CAP_BPF", "CAP_NET_ADMIN"),
 )

@@ -14,6 +14,7 @@ from retina_otel.model.batches import Window
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.attachments import Attachments, Rules
 from retina_otel.receivers.flows.coverage import coverage
+from retina_otel.receivers.flows.events import FlowEvents
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
 from retina_otel.receivers.flows.settings import FlowsSettings
 from retina_otel.receivers.flows.tables import FlowRows, FlowTables, LedgerCounts
@@ -31,6 +32,7 @@ class FlowsReceiver:
         self._judge = UplinkJudge(2 * settings.max_flows)
         self._held = 0
         self._openers = TupleMemory(2 * settings.max_flows) if settings.initiator else None
+        self._events: FlowEvents | None = None
 
     def start(self) -> None:
         settings, context = self._settings, self._context
@@ -41,6 +43,9 @@ class FlowsReceiver:
             ring_bytes=settings.ring_bytes,
             shared_cpus=_preemptible_softirqs(),
         )
+        if settings.events != "off":
+            limits = (settings.max_flows, settings.idle_timeout)
+            self._events = FlowEvents(context.clock, limits if settings.events == "end" else None)
         interfaces = settings.interfaces
         self._attachments = Attachments(
             self._tables.programs,
@@ -78,7 +83,17 @@ class FlowsReceiver:
         batches = columns.batches(ours, window, uplinks, attachments.names, self._openers)
         if self._openers is not None:
             self._openers.next_generation()
-        return Collected(metrics=batches)
+        if self._events is None:
+            return Collected(metrics=batches)
+        volumes = batches[0] if batches else None
+        events = self._events.collect(ours, volumes, window, attachments.names)
+        return Collected(metrics=batches, events=events)
+
+    def finish(self, window: Window) -> Collected:
+        """Events of the flows that have not ended, after the last `collect()`."""
+        if self._events is None:
+            return Collected()
+        return Collected(events=self._events.finish(window, self._started()[1].names))
 
     def fds(self) -> Sequence[int]:
         return ()
@@ -90,6 +105,9 @@ class FlowsReceiver:
         if self._attachments is not None:
             self._attachments.close()
             self._attachments = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
         if self._tables is not None:
             self._tables.close()
             self._tables = None

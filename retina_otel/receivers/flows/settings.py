@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from retina_otel.component import Settings
-from retina_otel.model.durations import ByteSize
+from retina_otel.model.durations import ByteSize, PositiveDuration
 
 
 class InterfaceSettings(Settings):
@@ -42,3 +42,10 @@ class FlowsSettings(Settings):
     """Memory of the ring that takes single packets when the flow table is full; a power of two."""
     initiator: bool = True
     """Remember who opened each TCP connection, for the attribute `retina.flow.initiator`."""
+    events: Literal["off", "end", "interval"] = "off"
+    """Events of flows, each for one direction of a connection at one interface. `interval`: one for
+    each flow and interval in which it had packets. `end`: one for each flow when it ends, kept
+    until then in a table of `max_flows`; the longest idle end early when it is full."""
+    idle_timeout: PositiveDuration = Field(default="60s", validate_default=True)
+    """With `events: end`, how long a flow has no packet before it counts as ended. TCP flows end
+    earlier, one interval after FINs of both sides or a RST."""
