@@ -127,7 +127,8 @@ class Context:
     resource: dict[str, str | int | bool] = field(default_factory=dict)
     """Attributes of the agent and its node, on everything it sends."""
     degraded: Callable[[str], None] = lambda reason: None
-    """Say that this component goes on with less, and why. An empty reason ends it."""
+    """Say that this component goes on with less, and why. An empty reason ends it. It is logged,
+    but for exporters: they know best how often their backend's failures are worth a line."""
     status: Callable[[], AgentStatus] = lambda: AgentStatus(ready=False, reason="no agent")
     """The state of the whole agent, for extensions that show it. Any thread."""
 

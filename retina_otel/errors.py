@@ -81,3 +81,16 @@ class DeliveryError(RetinaError):
     ) -> None:
         super().__init__(message, remedy)
         self.retry_after_s = retry_after_s
+
+
+def cannot_listen(endpoint: str, key: str, error: OSError) -> ConfigError:
+    """The error of a server that gets no socket; `key` is where its endpoint is configured."""
+    remedies = {
+        errno_names.EADDRINUSE: "Stop what listens there (`ss -ltnp` names it), or set another "
+        "endpoint",
+        errno_names.EADDRNOTAVAIL: "No interface here has that address: set another endpoint",
+        errno_names.EACCES: "Give the process CAP_NET_BIND_SERVICE, or set a port above 1023",
+    }
+    remedy = remedies.get(error.errno or 0, "Set another endpoint")
+    what = error.strerror or str(error)
+    return ConfigError(f"{endpoint} can't be listened on: {what}", f"{remedy}: {key}")

@@ -39,11 +39,16 @@ logger = logging.getLogger(f"{ROOT}.agent")
 
 
 class NoReceiverError(RetinaError):
-    """No receiver can run. `errors` say why, by receiver."""
+    """No receiver can run. `errors_by_receiver` say why."""
 
     def __init__(self, errors: Mapping[str, Exception]) -> None:
-        reasons = "; ".join(f"{id_}: {describe(error)}" for id_, error in errors.items())
-        super().__init__(f"no receiver can run: {reasons}")
+        told = {id_: describe(error) for id_, error in errors.items()}
+        remedies = {getattr(error, "remedy", "") for error in errors.values()}
+        common = remedies.pop() if len(remedies) == 1 else ""
+        if common:
+            told = {id_: text.removesuffix(f". {common}") for id_, text in told.items()}
+        reasons = "; ".join(f"{id_}: {text}" for id_, text in told.items())
+        super().__init__(f"no receiver can run: {reasons}", common)
         self.errors_by_receiver = errors
 
 
@@ -181,7 +186,13 @@ class Agent:
         if disabled(self._environment):
             logger.warning("OTEL_SDK_DISABLED is true: nothing is collected and nothing is sent")
         self._graph = graph
-        graph.apply(self._audible(configuration), resource, strict=True)
+        # Why no receiver can run is the end of the agent, and told as such: once.
+        self._board.hold()
+        try:
+            graph.apply(self._audible(configuration), resource, strict=True)
+        except Exception:
+            self._board.release()
+            raise
         errors = {
             receiver.id: receiver.error
             for receiver in graph.receivers.values()
@@ -192,6 +203,7 @@ class Agent:
                 raise error
         if errors and len(errors) == len(graph.receivers):
             raise NoReceiverError(errors)
+        self._board.release()
         # What was made so far lives as long as the agent: the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -39,8 +39,8 @@ class RunningExporter:
             self._board.set(self.key, State.RUNNING)
 
     def degraded(self, reason: str) -> None:
-        """`Context.degraded` of the exporter."""
-        self._board.set(self.key, State.DEGRADED if reason else State.RUNNING, reason)
+        """`Context.degraded` of the exporter, which logs by itself what fails, and how often."""
+        self._board.set(self.key, State.DEGRADED if reason else State.RUNNING, reason, said=True)
 
     def begin_stop(self, deadline_ns: int) -> threading.Thread:
         """Stops it in a thread, so that one backend that is away does not take the others' time."""

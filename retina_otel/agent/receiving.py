@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from retina_otel.agent.status import Key, StatusBoard
 from retina_otel.component import Clock, Collected, Receiver, State
-from retina_otel.errors import KernelError, RetinaError
+from retina_otel.errors import KernelError, LoadError, RetinaError
 from retina_otel.model.batches import Window
 
 FAILURES_BEFORE_RESTART = 3
@@ -161,7 +161,8 @@ class RunningReceiver:
         else:
             self._retry_at_ns = self._clock.monotonic_ns() + int(self._retry_s * 1e9)
             self._retry_s = min(self._retry_s * 2, LAST_RETRY_S)
-        self._board.set(self.key, State.FAILED, describe(error), failed=True)
+        log_tail = error.log_tail if isinstance(error, LoadError) else ""
+        self._board.set(self.key, State.FAILED, describe(error), failed=True, detail=log_tail)
 
     def _close(self, receiver: Receiver | None) -> None:
         if receiver is None:
@@ -173,6 +174,10 @@ class RunningReceiver:
 
 
 def describe(error: Exception) -> str:
-    """One line: the message and remedy of our own errors, the type's name before any other."""
-    text = str(error) if isinstance(error, RetinaError) else f"{type(error).__name__}: {error}"
+    """One line: the message and remedy of our own errors, the type's name before any other. The
+    verifier's log is not in it."""
+    if isinstance(error, RetinaError):
+        text = RetinaError.__str__(error)
+    else:
+        text = f"{type(error).__name__}: {error}"
     return " ".join(text.split())

@@ -31,6 +31,17 @@ class StatusBoard:
         self._lock = threading.Lock()
         self._entries: dict[Key, _Entry] = {}
         self._ledgers: dict[str, Ledger] = {}
+        self._held: list[tuple[logging.Logger, int, str]] | None = None
+
+    def hold(self) -> None:
+        """What is to be logged waits for `release`: whoever starts may say it in other words."""
+        self._held = []
+
+    def release(self) -> None:
+        """Logs what has waited, and from now on at once."""
+        held, self._held = self._held or [], None
+        for logger, level, text in held:
+            logger.log(level, "%s", text)
 
     def add(self, key: Key, logger: logging.Logger) -> None:
         """A component appears, or is replaced by one with other settings."""
@@ -43,8 +54,18 @@ class StatusBoard:
         with self._lock:
             self._entries.pop(key, None)
 
-    def set(self, key: Key, state: State, reason: str = "", *, failed: bool = False) -> None:
-        """Notes a state. `failed` counts one failure."""
+    def set(
+        self,
+        key: Key,
+        state: State,
+        reason: str = "",
+        *,
+        failed: bool = False,
+        detail: str = "",
+        said: bool = False,
+    ) -> None:
+        """Notes a state. `failed` counts one failure; `detail` is lines for the log alone; `said`
+        is for a component that has logged it itself."""
         with self._lock:
             entry = self._entries.get(key)
             if entry is None:
@@ -54,14 +75,21 @@ class StatusBoard:
             changed = (entry.state, entry.reason) != (state, reason)
             worked = entry.state in (State.RUNNING, State.STARTING)
             entry.state, entry.reason = state, reason
-        if not changed:
+        if not changed or said:
             return
+        text = f"{reason}\n{detail}" if detail else reason
         if state is State.FAILED:
-            entry.logger.error("%s", reason)
+            self._log(entry.logger, logging.ERROR, text)
         elif state is State.DEGRADED:
-            entry.logger.warning("degraded: %s", reason)
+            self._log(entry.logger, logging.WARNING, f"degraded: {text}")
         elif state is State.RUNNING and not worked:
-            entry.logger.info("works again")
+            self._log(entry.logger, logging.INFO, "works again")
+
+    def _log(self, logger: logging.Logger, level: int, text: str) -> None:
+        if self._held is not None:
+            self._held.append((logger, level, text))
+        else:
+            logger.log(level, "%s", text)
 
     def state(self, key: Key) -> State:
         with self._lock:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from retina_otel.cli.exit_codes import ExitCode, exit_code
+from retina_otel.cli.app import report
+from retina_otel.cli.exit_codes import ExitCode
 from retina_otel.cli.options import configuration_options, load_configuration
 
 
@@ -33,7 +34,7 @@ def command(config: Path | None, overrides: tuple[str, ...]) -> int:
     from retina_otel.agent.supervise import supervise
     from retina_otel.config.load import Configuration
     from retina_otel.config.registry import Registry
-    from retina_otel.errors import RetinaError
+    from retina_otel.errors import KernelError, LoadError
 
     registry = Registry.installed()
 
@@ -50,10 +51,11 @@ def command(config: Path | None, overrides: tuple[str, ...]) -> int:
     try:
         clean = supervise(Agent(configuration, os.environ), read)
     except NoReceiverError as error:
-        click.echo(f"error: {error}", err=True)
-        codes = {
-            exit_code(one) if isinstance(one, RetinaError) else ExitCode.FAILURE
-            for one in error.errors_by_receiver.values()
-        }
-        return codes.pop() if len(codes) == 1 else ExitCode.FAILURE
+        report(error)
+        reasons = error.errors_by_receiver.values()
+        for one in reasons:
+            if isinstance(one, LoadError) and one.log_tail:
+                click.echo(one.log_tail, err=True)
+        kernel = all(isinstance(one, KernelError) for one in reasons)
+        return ExitCode.KERNEL if kernel else ExitCode.FAILURE
     return ExitCode.OK if clean else ExitCode.FAILURE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -65,7 +66,13 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=f"Try `{PROGRAM} COMMAND --help` for the options and examples of a command.",
 )
-def command() -> None:
+@click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Print the traceback of an error that is a defect of ours.",
+)
+def command(verbose: bool) -> None:
     """Network observability for Kubernetes nodes and pods, from the kernel to OpenTelemetry.
 
     \b
@@ -82,6 +89,7 @@ def run(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str] | None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
         result = command.main(
             arguments,
@@ -89,6 +97,7 @@ def _run(arguments: list[str] | None) -> int:
             complete_var=COMPLETION_VARIABLE,
             standalone_mode=False,
         )
+        sys.stdout.flush()
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
@@ -106,7 +115,28 @@ def _run(arguments: list[str] | None) -> int:
         # Who read our output has enough; Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
+    except Exception as error:
+        return _defect(error, verbose=arguments[:1] in (["-v"], ["--verbose"]))
     return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def _defect(error: Exception, *, verbose: bool) -> int:
+    """What nobody foresaw: a line for people, the traceback for those who ask for it."""
+    if verbose:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        text, remedy = where + error.strerror, f"`{PROGRAM} --verbose COMMAND` shows what failed."
+    else:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        remedy = f"This is a defect: report it with what `{PROGRAM} --verbose COMMAND` prints."
+    with contextlib.suppress(OSError):
+        report(RetinaError(text, remedy))
+    # What could not be written must not be tried again, with a complaint of Python's, at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return ExitCode.FAILURE
 
 
 def report(error: RetinaError) -> None:

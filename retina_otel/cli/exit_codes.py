@@ -22,7 +22,8 @@ MEANING = {
     ExitCode.USAGE: "The command line is wrong.",
     ExitCode.CONFIG: "The configuration is invalid, or can't be used here: an unknown key, a port "
     "that is taken, a file that can't be written.",
-    ExitCode.KERNEL: "No receiver can run: a privilege or a feature of the kernel is missing.",
+    ExitCode.KERNEL: "No receiver can run: a privilege or a feature of the kernel is missing, "
+    "or a BPF object is.",
 }
 
 _MISSING = frozenset(

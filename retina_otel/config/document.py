@@ -93,9 +93,10 @@ def parse_document(text: str, name: str, environment: Mapping[str, str]) -> Docu
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "an unknown place"
         problem = (error.problem or error.context or "invalid YAML").strip()
-        raise ConfigError(
-            f"{name} is not valid YAML: {where}: {problem}", "Check indentation and quotes there."
-        ) from error
+        remedy = "Check indentation and quotes there."
+        if mark and "${" in "".join(text.splitlines()[mark.line : mark.line + 1]):
+            remedy = "Inside { } or [ ], put quotes around ${env:NAME}."
+        raise ConfigError(f"{name} is not valid YAML: {where}: {problem}", remedy) from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{name} is not valid YAML: {reason}") from error

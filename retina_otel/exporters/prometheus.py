@@ -23,7 +23,7 @@ from retina_otel.encode.prometheus import (
     TEXT_CONTENT_TYPE,
     PrometheusRenderer,
 )
-from retina_otel.errors import ConfigError
+from retina_otel.errors import ConfigError, cannot_listen
 from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader, PointBlock
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
@@ -73,11 +73,8 @@ class PrometheusExporter:
         try:
             self._server = _Server(host, port, page, self._settings, self._context.logger)
         except OSError as error:
-            raise ConfigError(
-                f"{self._settings.endpoint} can't be listened on: {error.strerror}",
-                "Stop what listens there (`ss -ltnp` names it), or set another endpoint: "
-                f"exporters.{self._context.id}.endpoint",
-            ) from error
+            key = f"exporters.{self._context.id}.endpoint"
+            raise cannot_listen(self._settings.endpoint, key, error) from error
         self._thread = threading.Thread(
             target=self._server.serve, name=self._context.id, daemon=True
         )

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from retina_otel import __version__
 from retina_otel.component import AgentStatus, Component, ComponentKind, Context, Settings
-from retina_otel.errors import ConfigError
+from retina_otel.errors import ConfigError, cannot_listen
 
 _REQUEST_TIMEOUT_S = 5.0
 
@@ -54,11 +54,8 @@ class HealthCheck:
         try:
             self._server = _Server(self._address, self._settings.path, self._context.status)
         except OSError as error:
-            raise ConfigError(
-                f"{self._settings.endpoint} can't be listened on: {error.strerror}",
-                "Stop what listens there (`ss -ltnp` names it), or set another endpoint: "
-                f"extensions.{self._context.id}.endpoint",
-            ) from error
+            key = f"extensions.{self._context.id}.endpoint"
+            raise cannot_listen(self._settings.endpoint, key, error) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, name=self._context.id, daemon=True
         )

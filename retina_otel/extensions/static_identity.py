@@ -103,8 +103,7 @@ class StaticIdentity:
             try:
                 file = read_identity_file(self._settings.path)
             except ConfigError as error:
-                self._context.logger.error("%s; what was known before stays", error)
-                self._context.degraded(str(error))
+                self._context.degraded(f"what was known before stays: {error}")
                 return
             self._context.degraded("")
             self._context.logger.info("read %s again", self._settings.path)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from retina_otel.errors import KernelError, LoadError
+from retina_otel.kernel.capabilities import missing_for_bpf
 from retina_otel.kernel.syscall import remedy_for
 
 SONAME = "libbpf.so.1"
@@ -23,6 +24,12 @@ LIBRARY_REMEDY = (
 )
 BTF_REMEDY = "Use a kernel built with CONFIG_DEBUG_INFO_BTF (it has /sys/kernel/btf/vmlinux)"
 _LOG_TAIL_LINES = 40
+_LIBBPF_ERRNO = 4000
+_OPEN_REMEDIES = {
+    errno.ENOENT: "Build the BPF objects (make objects)",
+    errno.EACCES: "Let the agent read the file",
+    errno.ENOEXEC: "The file is damaged: install the package again (in a clone: make objects)",
+}
 
 _PRINT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
 _POINTER = ctypes.c_void_p
@@ -136,13 +143,13 @@ class BpfObject:
             _heard.clear()
             self._object: int | None = self._lib.bpf_object__open_file(path.encode(), None)
             if not self._object:
-                number = ctypes.get_errno()
+                number = _errno()
                 raise LoadError(
                     "bpf_object__open_file",
                     number,
-                    "Build the BPF objects (make objects)" if number == errno.ENOENT else "",
+                    _OPEN_REMEDIES.get(number, ""),
                     detail=path,
-                    log_tail=_tail(_heard),
+                    log_tail="" if number in _OPEN_REMEDIES else _tail(_heard),
                 )
 
     def btf_bytes(self) -> bytes:
@@ -215,12 +222,13 @@ class BpfObject:
         if result == 0:
             return
         number = -result
+        remedy = _load_remedy(number, "".join(heard))
         raise LoadError(
             "bpf_object__load",
             number,
-            _load_remedy(number, "".join(heard)),
+            remedy,
             detail=self.path.rsplit("/", 1)[-1],
-            log_tail=_tail(heard),
+            log_tail="" if remedy == remedy_for(errno.EPERM) else _tail(heard),
         )
 
     def close(self) -> None:
@@ -259,7 +267,15 @@ def _tail(messages: list[str]) -> str:
     return "\n".join(lines[-_LOG_TAIL_LINES:])
 
 
+def _errno() -> int:
+    # libbpf has numbers of its own for what is wrong with a file.
+    number = ctypes.get_errno()
+    return errno.ENOEXEC if number >= _LIBBPF_ERRNO else number
+
+
 def _load_remedy(number: int, log: str) -> str:
+    if number in (errno.EPERM, errno.EACCES) and missing_for_bpf():
+        return remedy_for(number)
     if "BEGIN PROG LOAD LOG" in log:
         return (
             "The kernel's verifier refused a program: report it with the log below and `uname -r`"
@@ -281,7 +297,7 @@ class VmlinuxBtf:
         if not self._btf:
             raise KernelError(
                 "btf__load_vmlinux_btf",
-                ctypes.get_errno(),
+                errno.ENOENT if ctypes.get_errno() == errno.ESRCH else _errno(),
                 BTF_REMEDY,
             )
 

@@ -18,6 +18,7 @@ import numpy as np
 from retina_otel.errors import AttachError, KernelError
 from retina_otel.kernel import attach, clsact, maps, netns, syscall
 from retina_otel.kernel.btf import Btf
+from retina_otel.kernel.capabilities import effective_capabilities, holds
 from retina_otel.kernel.libbpf import BTF_REMEDY, library, version
 
 _PROG_TYPE_SCHED_CLS = 3
@@ -29,13 +30,6 @@ _RETURN_ZERO = bytes.fromhex("b7000000000000009500000000000000")
 _PROBED = "kfree_skb"
 _REASONS_PARAMETERS = 3
 
-CAPABILITIES = {
-    "CAP_NET_ADMIN": 12,
-    "CAP_NET_RAW": 13,
-    "CAP_SYS_ADMIN": 21,
-    "CAP_PERFMON": 38,
-    "CAP_BPF": 39,
-}
 _CAPABILITY_USES = {
     "CAP_NET_ADMIN": "attach to interfaces",
     "CAP_NET_RAW": "capture packets",
@@ -91,15 +85,15 @@ class KernelReport:
 
 def probe() -> KernelReport:
     """Tries everything, in about 50 ms. Never raises: what fails is a feature that is not there."""
-    capabilities = effective_capabilities()
+    mask = effective_capabilities()
     return KernelReport(
         release=platform.release(),
         machine=platform.machine(),
-        cap_bpf=_capability(capabilities, "CAP_BPF"),
-        cap_perfmon=_capability(capabilities, "CAP_PERFMON"),
-        cap_net_admin=_capability(capabilities, "CAP_NET_ADMIN"),
-        cap_net_raw=_capability(capabilities, "CAP_NET_RAW"),
-        cap_sys_admin=_capability(capabilities, "CAP_SYS_ADMIN"),
+        cap_bpf=_capability(mask, "CAP_BPF"),
+        cap_perfmon=_capability(mask, "CAP_PERFMON"),
+        cap_net_admin=_capability(mask, "CAP_NET_ADMIN"),
+        cap_net_raw=_capability(mask, "CAP_NET_RAW"),
+        cap_sys_admin=_capability(mask, "CAP_SYS_ADMIN"),
         libbpf=_try(_libbpf),
         btf=_btf(),
         programs=_try(_programs),
@@ -117,30 +111,8 @@ def probe() -> KernelReport:
     )
 
 
-def effective_capabilities() -> int:
-    """The mask of the calling process; 0 where /proc does not tell."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("CapEff:"):
-                return int(line.split()[1], 16)
-    except OSError:
-        return 0
-    return 0
-
-
-def has_capability(name: str) -> bool:
-    """Whether the process has a capability; CAP_SYS_ADMIN stands for CAP_BPF and CAP_PERFMON."""
-    mask = effective_capabilities()
-    return _has(mask, name)
-
-
-def _has(mask: int, name: str) -> bool:
-    implied = name in ("CAP_BPF", "CAP_PERFMON") and mask >> CAPABILITIES["CAP_SYS_ADMIN"] & 1
-    return bool(mask >> CAPABILITIES[name] & 1 or implied)
-
-
 def _capability(mask: int, name: str) -> Feature:
-    if _has(mask, name):
+    if holds(mask, name):
         return Feature(True, "in the effective set")
     return Feature(
         False,

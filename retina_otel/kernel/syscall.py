@@ -13,6 +13,7 @@ import platform
 from typing import Any
 
 from retina_otel.errors import KernelError
+from retina_otel.kernel import capabilities
 
 _NUMBERS = {  # machine: (bpf, membarrier)
     "x86_64": (321, 324),
@@ -67,14 +68,7 @@ MEMBARRIER_REGISTER_PRIVATE_EXPEDITED = 1 << 4
 ENOTSUPP = 524
 """The kernel's own "not supported", which it should not leak to user space but does from bpf(2)."""
 
-CAPABILITIES_REMEDY = (
-    "Run as root, or give the process CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN; "
-    "a container also needs a seccomp profile that allows bpf(2)"
-)
-
 _REMEDIES = {
-    errno.EPERM: CAPABILITIES_REMEDY,
-    errno.EACCES: CAPABILITIES_REMEDY,
     errno.ENOMEM: "Raise the memory limit of the process: BPF maps count towards it",
     errno.ENOSYS: "Use a kernel built with CONFIG_BPF_SYSCALL",
     errno.EMFILE: "Raise the limit of open files (ulimit -n)",
@@ -249,6 +243,8 @@ _syscall.restype = ctypes.c_long
 
 def remedy_for(number: int) -> str:
     """One sentence for errors that mean the same in each call, "" for the others."""
+    if number in (errno.EPERM, errno.EACCES):
+        return capabilities.remedy()
     return _REMEDIES.get(number, "")
 
 
