@@ -240,10 +240,10 @@ def _overrides_document(overrides: Sequence[str], file: Document) -> Document:
         parts = tuple(dotted.strip().split("."))
         if not equals or not all(parts):
             raise ConfigError(
-                f"--set {override}: expected KEY.KEY=VALUE",
+                f"--set {dotted}{'=...' if equals else ''}: expected KEY.KEY=VALUE",
                 "For example --set service.interval=1s.",
             )
-        _put(data, parts, parse_text(text), f"--set {override}")
+        _put(data, parts, parse_text(text), f"--set {dotted}")
     return Document("--set", data)
 
 

@@ -18,6 +18,10 @@ from retina_otel.errors import ConfigError
 _SECRET = re.compile(r"token|password|secret|header|credential|(^|_)key$", re.IGNORECASE)
 
 
+_URL_WITH_MORE = re.compile(r"//[^/]*@|//.*\?")
+"""User, password and query of a URL may be secret."""
+
+
 class CombinedConfigError(ConfigError):
     """Several things are wrong at once; the message is the first one's."""
 
@@ -91,6 +95,8 @@ def _shown(value: Any) -> str:
         return "a list"
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str) and _URL_WITH_MORE.search(value):
+        return "a URL that is not shown"
     text = repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 

@@ -62,6 +62,12 @@ class OtlpEnvironment:
         return milliseconds(*self._find("TIMEOUT"))
 
     @property
+    def foreign_protocol(self) -> tuple[str, str]:
+        """(variable, value) of a protocol that is asked for and that we do not speak."""
+        variable, value = self._find("PROTOCOL")
+        return ("", "") if value in ("", "http/protobuf") else (variable, value)
+
+    @property
     def compression(self) -> Compression | None:
         variable, value = self._find("COMPRESSION")
         if not value:

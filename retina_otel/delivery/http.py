@@ -37,14 +37,11 @@ class HttpTarget:
     content_type: str = "application/x-protobuf"
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        remedy = "Write an endpoint as http://host:4318 or https://host:4318"
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigError(f"the endpoint {self.shown!r} is no http or https URL", remedy)
-        try:
-            _ = parts.port
-        except ValueError:
-            raise ConfigError(f"the endpoint {self.shown!r} has no valid port", remedy) from None
+        if fault := fault_of_url(self.url):
+            raise ConfigError(
+                f"the endpoint {self.shown!r} {fault}",
+                "Write an endpoint as http://host:4318 or https://host:4318",
+            )
         for name, value in self.headers.items():
             if not name.isascii() or any(c in name + value for c in "\r\n\0") or not name.strip():
                 raise ConfigError(
@@ -57,6 +54,18 @@ class HttpTarget:
         parts = urlsplit(self.url)
         address = parts.netloc.rpartition("@")[2]
         return f"{parts.scheme}://{address}{parts.path}" if parts.scheme else address + parts.path
+
+
+def fault_of_url(url: str) -> str:
+    """Why nothing can be sent to a URL, as "is no http or https URL"; "" if it can."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            return "is no http or https URL"
+        _ = parts.port
+    except ValueError:
+        return "has no valid host and port"
+    return ""
 
 
 class HttpSender:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from retina_otel.delivery.http import fault_of_url
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.tls import TlsOptions, TlsVersion
 from retina_otel.model.durations import Duration, PositiveDuration
+
+
+def _http_url(url: str) -> str:
+    if fault := fault_of_url(url):
+        raise ValueError(f"it {fault}: write http://host:4318 or https://host:4318")
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""An endpoint that requests can be sent to."""
 
 
 class _Settings(BaseModel):

@@ -33,7 +33,7 @@ from retina_otel.delivery.lane import Lane, LaneOptions
 from retina_otel.delivery.lanes import EventsLane, MetricsLane
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.settings import RetrySettings, TlsSettings
+from retina_otel.delivery.settings import HttpUrl, RetrySettings, TlsSettings
 from retina_otel.delivery.worker import Worker
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.errors import ConfigError
@@ -47,14 +47,14 @@ class OtlpHttpSettings(Settings):
     """Settings of `otlp_http`. The standard OTEL_EXPORTER_OTLP_* variables count where a setting
     is not given; the variables for one signal before the general ones."""
 
-    endpoint: str | None = None
+    endpoint: HttpUrl | None = None
     """Base URL, as `http://collector:4318`; `/v1/metrics` and `/v1/logs` are added to its path.
     Not set: OTEL_EXPORTER_OTLP_ENDPOINT, else http://localhost:4318."""
 
-    metrics_endpoint: str | None = None
+    metrics_endpoint: HttpUrl | None = None
     """Full URL for metrics, taken as it stands. Not set: made from `endpoint`."""
 
-    logs_endpoint: str | None = None
+    logs_endpoint: HttpUrl | None = None
     """Full URL for events, taken as it stands. Not set: made from `endpoint`."""
 
     headers: dict[str, SecretStr] = Field(default_factory=dict)
@@ -146,6 +146,7 @@ class OtlpHttpExporter:
             context.logger.warning(
                 "tls.insecure_skip_verify is set: whoever is on the way can read and change all"
             )
+        self._warn_of_protocol()
         self._worker = Worker(
             context.id,
             lanes,
@@ -165,6 +166,23 @@ class OtlpHttpExporter:
     def targets(self) -> dict[str, str]:
         """Where each signal goes, without what may be secret: for logs and `validate`."""
         return {signal: sender.target.shown for signal, sender in self._senders.items()}
+
+    def _warn_of_protocol(self) -> None:
+        """An endpoint of the environment may be meant for another protocol, as gRPC's port is."""
+        own = {"metrics": self._settings.metrics_endpoint, "logs": self._settings.logs_endpoint}
+        found = {
+            OtlpEnvironment(self._variables, signal).foreign_protocol: None
+            for signal, url in own.items()
+            if not (url or self._settings.endpoint)
+        }
+        for variable, value in found:
+            if variable:
+                self._context.logger.warning(
+                    "%s is %s, but otlp_http speaks http/protobuf. Set its endpoint to a port that "
+                    "takes OTLP over HTTP, commonly 4318",
+                    variable,
+                    value,
+                )
 
     def _abort(self) -> None:
         for sender in self._senders.values():

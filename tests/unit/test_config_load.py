@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from retina_otel.component import ComponentKind
 from retina_otel.config.document import parse_document
@@ -262,6 +263,9 @@ def test_mistakes_in_the_environment_and_in_overrides_name_their_source(loading:
     assert loading.refused(GOOD, {}, "service") == (
         "--set service: expected KEY.KEY=VALUE. For example --set service.interval=1s."
     )
+    assert loading.refused(GOOD, {}, "exporters.lines.=hunter2") == (
+        "--set exporters.lines.=...: expected KEY.KEY=VALUE. For example --set service.interval=1s."
+    )
     assert loading.refused(GOOD, {"RETINA_OTEL__SERVCE__INTERVAL": "1s"}) == (
         "servce: unknown key (environment). Did you mean 'service'?"
     )
@@ -356,8 +360,6 @@ def test_a_file_that_is_not_a_mapping_is_refused(loading: Loading) -> None:
 
 
 def test_a_secret_is_not_shown_in_an_error(registry: Registry) -> None:
-    from pydantic import BaseModel, ValidationError
-
     from retina_otel.config.problems import translate
 
     class Tree(BaseModel):
@@ -368,6 +370,21 @@ def test_a_secret_is_not_shown_in_an_error(registry: Registry) -> None:
         Tree(**document.data)
     [error] = translate(caught.value, Tree, [document])
     assert "hunter2" not in str(error)
+
+
+@pytest.mark.parametrize("url", ["ftp://me:hunter2@host/", "host//x?token=hunter2"])
+def test_an_endpoint_in_an_error_does_not_show_what_may_be_secret(url: str) -> None:
+    from retina_otel.config.problems import translate
+    from retina_otel.exporters.otlp_http import OtlpHttpSettings
+
+    document = parse_document(f"endpoint: {url}", "f", {})
+    with pytest.raises(ValidationError) as caught:
+        OtlpHttpSettings(**document.data)
+    [error] = translate(caught.value, OtlpHttpSettings, [document])
+    assert str(error) == (
+        "endpoint: a URL that is not shown given, but it is no http or https URL: "
+        "write http://host:4318 or https://host:4318 (f:1)"
+    )
 
 
 def test_deep_nesting_is_an_error_and_not_a_crash(loading: Loading) -> None:

@@ -13,12 +13,8 @@ from typing import Any
 
 import pytest
 import trustme
-from pydantic import ValidationError
 
-from retina_otel.delivery.compression import Compression
-from retina_otel.errors import ConfigError
-from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings
-from retina_otel.pipeline.points import Temporality
+from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.testing.exporters import NUMBER, Bench, Source
 from retina_otel.testing.otlp import Answer, OtlpSink, series
 
@@ -336,85 +332,6 @@ def test_skipping_verification_is_warned_about(
 ) -> None:
     run(tls={"insecure_skip_verify": True})
     assert "insecure_skip_verify" in caplog.text
-
-
-def exporter(variables: dict[str, str], **settings: Any) -> OtlpHttpExporter:
-    chosen = OtlpHttpSettings.model_validate(settings)
-    return OtlpHttpExporter(chosen, Bench().context(), variables)
-
-
-def test_the_endpoint_is_explicit_then_from_the_environment_then_local() -> None:
-    general = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://env:4318"}
-    special = {**general, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://special:4318/m"}
-    assert exporter({}).targets()["metrics"] == "http://localhost:4318/v1/metrics"
-    assert exporter(general).targets()["logs"] == "http://env:4318/v1/logs"
-    assert exporter(special).targets()["metrics"] == "http://special:4318/m"
-    assert exporter(special, endpoint="http://own/x").targets() == {
-        "metrics": "http://own/x/v1/metrics",
-        "logs": "http://own/x/v1/logs",
-    }
-    own = exporter(special, endpoint="http://own", metrics_endpoint="http://m/")
-    assert own.targets() == {"metrics": "http://m/", "logs": "http://own/v1/logs"}
-
-
-def test_interval_and_temporality_come_from_the_standard_variables() -> None:
-    variables = {
-        "OTEL_METRIC_EXPORT_INTERVAL": "60000",
-        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "Delta",
-    }
-    assert exporter(variables).interval_s == 60.0
-    assert exporter(variables).temporality is Temporality.DELTA
-    assert exporter(variables, interval="5s", temporality="cumulative").interval_s == 5.0
-    assert exporter({}).temporality is Temporality.CUMULATIVE
-
-
-def test_own_headers_win_over_those_of_the_environment() -> None:
-    made = exporter(
-        {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=env,x-scope=env"},
-        headers={"Authorization": "own"},
-    )
-    sender = made._senders["metrics"]
-    assert sender.target.headers == {"x-scope": "env", "Authorization": "own"}
-    assert sender.encoding is Compression.GZIP
-
-
-@pytest.mark.parametrize(
-    ("settings", "where"),
-    [
-        ({"endpoint": "localhost:4318"}, "http://host:4318"),
-        ({"tls": {"ca_file": "/nowhere.pem"}, "endpoint": "https://x"}, "/nowhere.pem"),
-    ],
-)
-def test_settings_that_can_not_work_are_one_clear_error(
-    settings: dict[str, Any], where: str
-) -> None:
-    with pytest.raises(ConfigError) as error:
-        exporter({}, **settings)
-    assert where in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"endpoints": "x"}, {"interval": 15}, {"compression": "lz4"}, {"interval": "0s"}]
-)
-def test_settings_of_a_wrong_kind_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        OtlpHttpSettings.model_validate(settings)
-
-
-def test_settings_do_not_show_their_secrets() -> None:
-    settings = OtlpHttpSettings.model_validate({"headers": {"Authorization": "hunter2"}})
-    assert "hunter2" not in f"{settings!r} {settings.model_dump_json()}"
-
-
-def test_every_setting_is_described() -> None:
-    schema = COMPONENT.Settings.model_json_schema()
-    undescribed = [
-        name
-        for model in (schema, *schema["$defs"].values())
-        for name, field in model.get("properties", {}).items()
-        if "description" not in field and "$ref" not in field
-    ]
-    assert undescribed == []
 
 
 def test_series_keys_of_the_sink_match() -> None:
