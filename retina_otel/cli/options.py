@@ -21,6 +21,8 @@ def configuration_options(function: F) -> F:
         "-c",
         "--config",
         type=click.Path(path_type=Path),
+        multiple=True,
+        callback=_one_file,
         envvar="RETINA_OTEL_CONFIG",
         show_envvar=True,
         metavar="FILE",
@@ -36,6 +38,15 @@ def configuration_options(function: F) -> F:
         "and environment.",
     )
     return config(overrides(function))
+
+
+def _one_file(
+    context: click.Context, parameter: click.Parameter, files: tuple[Path, ...]
+) -> Path | None:
+    """Several files, which a Collector would merge, are refused: the last must not win unsaid."""
+    if len(files) > 1:
+        raise click.BadParameter("files are not merged: give one, and single keys with --set")
+    return files[0] if files else None
 
 
 def load_configuration(

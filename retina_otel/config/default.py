@@ -9,17 +9,16 @@ from retina_otel.component import ComponentKind
 from retina_otel.config.document import Document
 from retina_otel.config.registry import Registry
 
-_OTLP_VARIABLES = (
-    "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT",
-    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
-)
+_OTLP_VARIABLES = {
+    signal: ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
+    for signal in ("metrics", "logs")
+}
 PROMETHEUS_ENDPOINT = "127.0.0.1:10093"
 
 
 def default_document(registry: Registry, environment: Mapping[str, str]) -> Document:
     """Every built-in receiver (one that this kernel can't run says so and is left out), identity,
-    Prometheus on loopback, and OTLP if an OTEL_* variable names an endpoint."""
+    Prometheus on loopback, and OTLP for each signal whose endpoint an OTEL_* variable names."""
     built_in = [offer for offer in registry.offers() if offer.built_in]
     receivers = [offer.type for offer in built_in if offer.kind is ComponentKind.RECEIVER]
     processors = [
@@ -28,13 +27,22 @@ def default_document(registry: Registry, environment: Mapping[str, str]) -> Docu
         if offer.kind is ComponentKind.PROCESSOR and offer.type == "identity"
     ]
     exporters: dict[str, Any] = {"prometheus": {"endpoint": PROMETHEUS_ENDPOINT}}
-    if any(environment.get(name) for name in _OTLP_VARIABLES):
+    pushed = [
+        signal
+        for signal, names in _OTLP_VARIABLES.items()
+        if any(environment.get(name, "").strip() for name in names)
+    ]
+    if pushed:
         exporters["otlp_http"] = {}
     pipelines = {
         signal: {
             "receivers": _standing_in(registry, ComponentKind.RECEIVER, receivers, signal),
             "processors": _standing_in(registry, ComponentKind.PROCESSOR, processors, signal),
-            "exporters": _standing_in(registry, ComponentKind.EXPORTER, list(exporters), signal),
+            "exporters": [
+                type_
+                for type_ in _standing_in(registry, ComponentKind.EXPORTER, list(exporters), signal)
+                if type_ != "otlp_http" or signal in pushed
+            ],
         }
         for signal in ("metrics", "logs")
     }

@@ -80,6 +80,7 @@ def test_validate_imports_no_component_that_is_not_named(tmp_path: Path) -> None
         (["agnt"], "No such command 'agnt'. Did you mean 'agent'?"),
         (["xyz"], "No such command 'xyz'. Commands: agent, validate, components,"),
         (["agent", "--confg", "x"], "Did you mean '--config'?"),
+        (["validate", "-c", "a.yaml", "-c", "b.yaml"], "files are not merged: give one"),
         (["validate", "--set"], "Option '--set' requires an argument."),
         (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'."),
     ],
@@ -125,6 +126,18 @@ def test_built_in_default_pushes_otlp_only_when_an_endpoint_is_named(
     assert sorted(pushed.exporters) == ["otlp_http", "prometheus"]
     assert pushed.service.pipelines["metrics"].processors == ["identity"]
     assert pushed.service.pipelines["logs"].exporters == ["otlp_http"]
+
+
+@pytest.mark.parametrize("signal", ["metrics", "logs"])
+def test_built_in_default_pushes_only_the_signal_whose_endpoint_is_named(signal: str) -> None:
+    from retina_otel.config.load import load
+    from retina_otel.config.registry import Registry
+
+    variables = {f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT": "http://c:4318/x"}
+    pipelines = load(Registry.installed(), path=None, environment=variables).service.pipelines
+    expected = {"metrics": ["prometheus"]}
+    expected[signal] = [*expected.get(signal, []), "otlp_http"]
+    assert {name: one.exporters for name, one in pipelines.items()} == expected
 
 
 def test_schema_is_json() -> None:
