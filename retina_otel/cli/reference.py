@@ -111,16 +111,17 @@ def _setting_rows(prefix: str, model: type[BaseModel]) -> Iterator[tuple[str, ..
                 default_text(field),
                 " ".join((field.description or "").split()),
             )
-        elif inner[0] == "each":
+            continue
+        each = inner[0] == "each"
+        # What is off unless it is given says so itself: its keys' defaults hold only then.
+        if each or field.default is None:
             yield (
                 f"`{key}`",
                 "mapping",
                 default_text(field),
                 " ".join((field.description or "").split()),
             )
-            yield from _setting_rows(f"{key}.<name>.", inner[1])
-        else:
-            yield from _setting_rows(f"{key}.", inner[1])
+        yield from _setting_rows(f"{key}.<name>." if each else f"{key}.", inner[1])
 
 
 def _inner(field: FieldInfo) -> tuple[str, type[BaseModel]] | None:

@@ -51,6 +51,8 @@ _instances = itertools.count()
 
 
 class StaticIdentitySettings(Settings):
+    """Tells who is who by a YAML file, which is read again when it changes."""
+
     path: Path
     """YAML file with the identities."""
     check_interval: PositiveDuration = Field(default="1s", validate_default=True)

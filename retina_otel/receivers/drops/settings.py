@@ -11,6 +11,8 @@ from retina_otel.receivers.drops.reasons import NO_DROPS
 
 
 class DropsSettings(Settings):
+    """Packets that the node's kernel drops, by reason, function and pair of ends."""
+
     exclude_reasons: tuple[str, ...] = tuple(NO_DROPS)
     """Reasons that are not counted as drops, by the kernel's name in lower case. What is given
     replaces the default; the ledger says how many were left out, by reason."""
