@@ -1,4 +1,5 @@
 """Bringing encoded requests to a backend: pacing, retries, splitting, TLS, HTTP, book-keeping.
+And `serving`, for backends that come and ask.
 
 Knows bytes and readers, not encodings: an exporter brings its encoder and its sender together.
 Nothing is given up in silence: each point and event ends in exactly one account of the ledger.

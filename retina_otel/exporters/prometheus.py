@@ -8,33 +8,30 @@ has taken it, then it is gone, which is how a scrape says so.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 import zlib
 from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
+from retina_otel.delivery.serving import Handler, ListenAddress, Server
 from retina_otel.encode.prometheus import (
     OPENMETRICS_CONTENT_TYPE,
     TEXT_CONTENT_TYPE,
     PrometheusRenderer,
 )
-from retina_otel.errors import ConfigError, cannot_listen
+from retina_otel.errors import cannot_listen
 from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader, PointBlock
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
-_MOST_CONNECTIONS = 16
 _STEP = 256 * 1024
 
 
 class PrometheusSettings(Settings):
     """Settings of `prometheus`."""
 
-    endpoint: str = "127.0.0.1:10093"
+    endpoint: ListenAddress = "127.0.0.1:10093"
     """Address and port to listen on. Loopback by default, because the page tells who talks to whom;
     `0.0.0.0:10093` lets a Prometheus on another machine scrape."""
 
@@ -56,40 +53,31 @@ class PrometheusExporter:
     def __init__(self, settings: PrometheusSettings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._address = parse_endpoint(settings.endpoint)
         self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
 
     @property
     def port(self) -> int:
         """The port in use, also where the settings say 0."""
         assert self._server is not None
-        return int(self._server.server_address[1])
+        return self._server.port
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the address can't be listened on."""
         page = Page(metrics, self._context)
-        host, port = self._address
         try:
-            self._server = _Server(host, port, page, self._settings, self._context.logger)
+            self._server = _Server(page, self._settings, self._context.logger)
         except OSError as error:
             key = f"exporters.{self._context.id}.endpoint"
             raise cannot_listen(self._settings.endpoint, key, error) from error
-        self._thread = threading.Thread(
-            target=self._server.serve, name=self._context.id, daemon=True
-        )
-        self._thread.start()
+        self._server.start(self._context.id)
         self._context.logger.info(
-            "metrics are at http://%s:%d%s", _shown(host), self.port, self._settings.path
+            "metrics are at http://%s:%d%s", self._server.host, self.port, self._settings.path
         )
 
     def stop(self, deadline_ns: int) -> None:
         """Scrapes that are under way may end by themselves; new ones are refused."""
-        if self._server is None or self._thread is None:
-            return
-        self._server.end()
-        self._thread.join()
-        self._server.server_close()
+        if self._server is not None:
+            self._server.stop()
 
 
 class Page:
@@ -151,84 +139,24 @@ class Page:
         return b"".join(packed)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
-    block_on_close = False
-    request_queue_size = 64  # with the default of 5 a sixth scraper waits a second for its SYN
-
-    def __init__(
-        self,
-        host: str,
-        port: int,
-        page: Page,
-        settings: PrometheusSettings,
-        logger: logging.Logger,
-    ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+class _Server(Server):
+    def __init__(self, page: Page, settings: PrometheusSettings, logger: logging.Logger) -> None:
         self.page = page
         self.path = settings.path
-        self.timeout_s = settings.timeout
-        self.logger = logger
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
-        self._ending = False
-        super().__init__((host, port), _Handler)
-
-    def serve(self) -> None:
-        """Accepts until `end`. Not serve_forever, which wakes up twice a second to look for it."""
-        while not self._ending:
-            self.handle_request()
-
-    def end(self) -> None:
-        self._ending = True
-        self.socket.shutdown(socket.SHUT_RDWR)
-
-    def server_bind(self) -> None:
-        # Not HTTPServer's: that asks DNS for this machine's name, which may take seconds.
-        if self.address_family == socket.AF_INET6:
-            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(self.server_address)
-        self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = "", self.server_address[1]
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        self.logger.debug("a scrape broke off", exc_info=True)
+        super().__init__(settings.endpoint, _Handler, timeout_s=settings.timeout, logger=logger)
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "retina-otel"
-    sys_version = ""
+class _Handler(Handler):
     server: _Server
 
-    def setup(self) -> None:
-        self.request.settimeout(self.server.timeout_s)
-        super().setup()
-
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         path = self.path.partition("?")[0]
         if path == self.server.path:
             self._page()
         elif path == "/":
-            self._text(200, f"retina-otel: metrics are at {self.server.path}\n")
+            self.answer_text(200, f"retina-otel: metrics are at {self.server.path}")
         else:
-            self._text(404, f"Not here: metrics are at {self.server.path}\n")
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
+            self.answer_text(404, f"Not here: metrics are at {self.server.path}")
 
     def _page(self) -> None:
         openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
@@ -261,18 +189,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.page.scraped(sequences)
 
-    def _text(self, status: int, text: str) -> None:
-        body = text.encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/plain; charset=utf-8")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        self.server.logger.debug(format, *args)
-
 
 def _unpacked(page: bytes) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(wbits=_GZIP)
@@ -280,24 +196,6 @@ def _unpacked(page: bytes) -> Iterator[bytes]:
     while part:
         yield part
         part = unpacker.decompress(unpacker.unconsumed_tail, _STEP)
-
-
-def parse_endpoint(endpoint: str) -> tuple[str, int]:
-    """Host and port of "host:port", "[::1]:port" or ":port" (all addresses). Raises ConfigError."""
-    host, separator, port = endpoint.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        separator = ""
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ConfigError(
-            f"the endpoint {endpoint!r} is no address and port", "Write it as 127.0.0.1:10093"
-        )
-    return host or "0.0.0.0", int(port)
-
-
-def _shown(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _qualities(header: str) -> dict[str, float]:

@@ -24,7 +24,6 @@ from retina_otel.exporters.prometheus import (
     PrometheusExporter,
     PrometheusSettings,
     accepts_gzip,
-    parse_endpoint,
     wants_openmetrics,
 )
 from retina_otel.testing.exporters import Bench, Source
@@ -202,19 +201,6 @@ def test_a_port_in_use_is_one_clear_error_with_the_remedy() -> None:
 def test_an_address_that_is_not_of_this_machine_is_one_clear_error() -> None:
     with pytest.raises(ConfigError, match=r"192\.0\.2\.1:1 can't be listened on"):
         Running(endpoint="192.0.2.1:1")
-
-
-@pytest.mark.parametrize("endpoint", ["", "9090", "127.0.0.1", "::1:80", "a:b", "a:70000"])
-def test_an_endpoint_that_is_none_is_refused_with_an_example(endpoint: str) -> None:
-    with pytest.raises(ConfigError, match="no address and port") as error:
-        Running(endpoint=endpoint)
-    assert "127.0.0.1:10093" in error.value.remedy
-
-
-def test_endpoints_are_read_with_ipv6_and_without_a_host() -> None:
-    assert parse_endpoint("[::1]:9") == ("::1", 9)
-    assert parse_endpoint(":9") == ("0.0.0.0", 9)
-    assert parse_endpoint("localhost:9") == ("localhost", 9)
 
 
 def test_ipv6_is_listened_on() -> None:

@@ -1,0 +1,152 @@
+"""The HTTP server of what is asked of the agent, as scrapes and probes are.
+
+One thread accepts, and sleeps until somebody comes; each connection has its own while it lasts, and
+a bounded time. There is a bounded number of them. Nothing that a client does is printed.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+from retina_otel import __version__
+
+_MOST_CONNECTIONS = 16
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """Host and port of "host:port", "[::1]:port" or ":port" (all addresses). Raises ValueError."""
+    host, separator, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        separator = ""
+    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("it is no address and port: write it as 127.0.0.1:10093 or [::1]:10093")
+    return host or "0.0.0.0", int(port)
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+ListenAddress = Annotated[str, AfterValidator(_address)]
+"""Where to listen, in settings: checked with them, kept as it was written."""
+
+
+class Server(ThreadingHTTPServer):
+    """Listens from the moment it is made, answers between `start` and `stop`."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+    block_on_close = False
+    request_queue_size = 64  # with the default of 5 a sixth client waits a second for its SYN
+
+    def __init__(
+        self,
+        address: str,
+        handler: type[Handler],
+        *,
+        timeout_s: float,
+        logger: logging.Logger,
+    ) -> None:
+        """Raises OSError if the address can't be listened on."""
+        host, port = parse_address(address)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.host = f"[{host}]" if ":" in host else host
+        self.timeout_s = timeout_s
+        self.logger = logger
+        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        super().__init__((host, port), handler)
+
+    @property
+    def port(self) -> int:
+        """The port in use, also where the address says 0."""
+        return int(self.server_address[1])
+
+    def start(self, name: str) -> None:
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """New connections are refused; those that are open may end by themselves."""
+        self._ending = True
+        self.socket.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None:
+            self._thread.join()
+        self.server_close()
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's: that asks DNS for this machine's name, which may take seconds.
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+        self.server_name, self.server_port = "", self.server_address[1]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        self.logger.debug("an answer broke off", exc_info=True)
+
+    def _serve(self) -> None:
+        """Not serve_forever, which wakes up twice a second to see whether it shall end."""
+        while not self._ending:
+            self.handle_request()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One connection. A subclass has `respond`, for GET and for HEAD, which gets no body."""
+
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def setup(self) -> None:
+        self.request.settimeout(self.server.timeout_s)
+        super().setup()
+
+    def respond(self) -> None:
+        raise NotImplementedError
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    def do_HEAD(self) -> None:
+        self.respond()
+
+    def answer(self, status: int, body: bytes, content_type: str) -> None:
+        """A whole answer at once."""
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def answer_text(self, status: int, line: str) -> None:
+        self.answer(status, f"{line}\n".encode(), "text/plain; charset=utf-8")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        self.server.logger.debug(format, *args)
+
+    def version_string(self) -> str:
+        return f"retina-otel/{__version__}"
