@@ -32,9 +32,7 @@ def server() -> Iterator[Server]:
 
 @pytest.mark.parametrize("text", ["", "9090", "127.0.0.1", "::1:80", "a:b", "a:70000"])
 def test_an_address_that_is_none_is_refused_with_an_example(text: str) -> None:
-    with pytest.raises(
-        ValidationError, match=r"no address and port: write it as 127\.0\.0\.1:10093"
-    ):
+    with pytest.raises(ValidationError, match=r"no address and port: write it as 127\.0"):
         TypeAdapter(ListenAddress).validate_python(text)
 
 
