@@ -1,12 +1,15 @@
 """InterfaceMonitor: follows the interfaces of one namespace, and tells subscribers what changed.
 
 The kernel's notifications are a hint to look at one interface; when some were lost (ENOBUFS) all is
-read again and compared, so that subscribers never miss a change, only its moment.
+read again and compared, so that subscribers never miss a change, only its moment. Changes are told
+when all that was read has been applied, so a subscriber may read itself: what it finds is told
+after what it is being told.
 """
 
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
@@ -42,6 +45,9 @@ class InterfaceMonitor:
         self._addresses: dict[int, set[str]] = {}
         self._routes: set[DefaultRoute] = set()
         self._known: dict[int, Interface] = {}
+        self._routes_changed = False
+        self._untold: deque[Change] = deque()
+        self._telling = False
         self.lost_notifications = 0
         """How often the kernel had to drop notifications, and all was read again."""
         self._read_all()
@@ -100,19 +106,21 @@ class InterfaceMonitor:
             self._events.discard_pending()
             self._read_all()
             return
-        reread_routes = False
         ways_out = {route.ifindex for route in self._routes}
         for message in messages:
             self._apply_address(message)
-            reread_routes |= links.is_default_route(message)
+            self._routes_changed |= links.is_default_route(message)
             # IPv4 routes go silently when their interface does.
             link = links.parse_link(message)
             if link is not None:
                 self._apply_link(message, link)
-                reread_routes |= link.ifindex in ways_out
-        if reread_routes:
+                self._routes_changed |= link.ifindex in ways_out
+        changed = bool(messages) or self._routes_changed
+        if self._routes_changed:
             self._routes = links.dump_default_routes(self._requests)
-        if messages:
+            # Only now: what could not be read is read at the next poll.
+            self._routes_changed = False
+        if changed:
             self._publish()
 
     def _read_all(self) -> None:
@@ -156,9 +164,9 @@ class InterfaceMonitor:
         if gone is None and link is not None:
             # It came and went between two polls: what it counted is told all the same.
             gone = link
-            self._tell(Change(ChangeKind.ADDED, link))
+            self._untold.append(Change(ChangeKind.ADDED, link))
         if gone is not None:
-            self._tell(Change(ChangeKind.REMOVED, replace(gone, stats=last_stats)))
+            self._untold.append(Change(ChangeKind.REMOVED, replace(gone, stats=last_stats)))
 
     def _publish(self) -> None:
         """Compares what is known now with what subscribers were told last."""
@@ -179,8 +187,24 @@ class InterfaceMonitor:
             if now != before:
                 self._known[ifindex] = now
                 kind = ChangeKind.ADDED if before is None else ChangeKind.CHANGED
-                self._tell(Change(kind, now))
+                self._untold.append(Change(kind, now))
+        self._tell()
 
-    def _tell(self, change: Change) -> None:
-        for callback in self._subscribers:
-            callback(change)
+    def _tell(self) -> None:
+        """Raises what a subscriber raised, after all of them have heard everything."""
+        if self._telling:
+            return
+        self._telling = True
+        failures: list[Exception] = []
+        try:
+            while self._untold:
+                change = self._untold.popleft()
+                for callback in self._subscribers:
+                    try:
+                        callback(change)
+                    except Exception as error:
+                        failures.append(error)
+        finally:
+            self._telling = False
+        if failures:
+            raise failures[0]

@@ -290,3 +290,37 @@ def test_attributes_of_any_bytes_never_crash_a_parser(payload, kind):
 def test_attributes_come_back_as_they_were_packed(pairs):
     packed = b"".join(netlink.attribute(kind, payload) for kind, payload in pairs)
     assert list(netlink.attributes(packed)) == pairs
+
+
+def test_a_subscriber_may_read_and_everybody_hears_all_in_order(namespace, watch):
+    watched = watch()
+    watched.heard()
+
+    def reads(change: Change) -> None:
+        if change.interface.name == "rt0":
+            namespace.ip("link add rt9 type bridge")
+            assert "rt9" in {one.name for one in watched.monitor.read_stats().values()}
+
+    watched.monitor.subscribe(reads)
+    namespace.ip("link add rt0 type bridge")
+
+    assert watched.heard() == [("added", "rt0"), ("added", "rt9")]
+
+
+def test_a_subscriber_that_fails_keeps_nothing_from_the_others(namespace, watch):
+    watched = watch()
+    told: list[str] = []
+
+    def fails(change: Change) -> None:
+        if change.interface.name != "lo":
+            raise ValueError(change.interface.name)
+
+    watched.monitor.subscribe(fails)
+    watched.monitor.subscribe(lambda change: told.append(change.interface.name))
+    namespace.ip("link add rt0 type bridge")
+    namespace.ip("link add rt1 type bridge")
+
+    with pytest.raises(ValueError, match="rt0"):
+        watched.monitor.poll()
+    assert told == ["lo", "rt0", "rt1"]
+    assert watched.heard()[-2:] == [("added", "rt0"), ("added", "rt1")]
