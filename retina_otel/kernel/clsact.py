@@ -16,6 +16,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Literal, NamedTuple
 
 from retina_otel.errors import AttachError, KernelError
@@ -98,8 +99,17 @@ def attach(
     clsact qdisc if there is none. Raises AttachError.
     """
     parent = _INGRESS if ingress else _EGRESS
+    hook = f"clsact {'ingress' if ingress else 'egress'}"
     with _lock:
-        presence = _Presence.here()
+        try:
+            presence = _Presence.here()
+        except OSError as error:
+            raise AttachError(
+                hook,
+                error.errno or errno.EIO,
+                "Let the agent start a process: it removes the filters if the agent is killed",
+                detail=f"interface {ifindex}: {error.strerror}",
+            ) from error
         made = False
         try:
             made = _make_qdisc(presence.route, ifindex) or presence.has_made(ifindex)
@@ -112,7 +122,7 @@ def attach(
                 _drop_empty_qdisc(presence.route, ifindex)
             presence.release()
             raise AttachError(
-                f"clsact {'ingress' if ingress else 'egress'}",
+                hook,
                 error.errno,
                 error.remedy or _remedy(error.errno),
                 detail=f"interface {ifindex}",
@@ -164,9 +174,11 @@ class _Presence:
     def __init__(self, namespace: int) -> None:
         self._namespace = namespace
         self._links = 0
-        self.route = RouteSocket()
-        self._mark = _bind(_TOKEN)
-        self._reaper = reaper.spawn(_TOKEN)
+        with ExitStack() as made:
+            self.route = made.enter_context(RouteSocket())
+            self._mark = made.enter_context(_bind(_TOKEN))
+            self._reaper = reaper.spawn(_TOKEN)
+            made.pop_all()
 
     @classmethod
     def here(cls) -> _Presence:

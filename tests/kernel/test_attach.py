@@ -240,6 +240,20 @@ def test_an_interface_that_is_not_there_is_an_error(selftest, namespace, hook):
         on(hook, selftest, namespace, ifindex=ABSENT)
 
 
+def test_without_a_reaper_nothing_is_attached_by_clsact_and_the_next_try_may_work(
+    selftest, namespace, monkeypatch
+):
+    before = state(namespace)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", "/nonexistent/python")
+        with pytest.raises(AttachError, match="ENOENT"):
+            on("clsact", selftest, namespace)
+
+    assert state(namespace) == before
+    on("clsact", selftest, namespace).close()
+
+
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_of_another_type_is_an_error_and_leaves_nothing(selftest, namespace, hook):
     before = state(namespace)
