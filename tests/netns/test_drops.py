@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
+from retina_otel.errors import MapError
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, RawEnds
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
@@ -244,6 +245,19 @@ def test_the_scope_says_whose_namespaces_count(lab: Lab, scope: str, seen: int) 
         if port == 50021
     ]
     assert sum(counted) == seen
+
+
+def test_namespaces_that_do_not_fit_fail_a_tick_and_lose_nothing(lab: Lab) -> None:
+    web, api = lab.pod("web"), lab.pod("api")
+    truth = firewall(api)
+    with counting(lab) as drops:
+        traffic.udp(web, (api.ipv4, DROPPED), packets=307)
+        settle(lambda: truth()[0], 307)
+        crowd = Endpoint(EndpointKind.POD, "crowd", {}, netns=range(1, 5000))
+        drops.identity.update([crowd], source="later")
+        with pytest.raises(MapError):
+            drops.take()
+        assert drops.counted() == {("netfilter_drop", "udp", web.ipv4, api.ipv4): truth()}
 
 
 def test_a_pod_that_becomes_known_counts_from_then_on(lab: Lab) -> None:

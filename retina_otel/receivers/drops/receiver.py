@@ -77,8 +77,9 @@ class DropsReceiver:
     def collect(self, window: Window, deadline_ns: int) -> Collected:
         """Everything since the last call."""
         assert self._table is not None
-        drops = self._table.take()
+        # First: if it fails, what was counted is still in the kernel.
         self._follow_namespaces()
+        drops = self._table.take()
         self._account(drops)
         if not len(drops.keys):
             return Collected()

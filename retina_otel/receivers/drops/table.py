@@ -118,7 +118,8 @@ class DropsTable:
         parity = finished & 1
         keys, rows = self._tables[parity].drain()
         records = np.concatenate((self._pending, self._ring.drain()))
-        ours = records["generation"] == finished
+        # A record that another one, not yet committed, kept back comes a generation late.
+        ours = records["generation"] <= finished
         self._pending = records[~ours]
         records = records[ours]
         now = self._ledger[:, parity].copy()
