@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from retina_otel.component import Component, ComponentKind
+from retina_otel.config.choices import unmatched
 from retina_otel.config.default import default_document
 from retina_otel.config.document import Document, KeyPath, parse_text, read_document
 from retina_otel.config.problems import raise_all, translate
@@ -325,6 +326,10 @@ def _resolve(
         }
         for kind, section in SECTIONS.items()
     }
+    for name, pipeline in service.pipelines.items():
+        receivers = [components[ComponentKind.RECEIVER][id_] for id_ in pipeline.receivers]
+        others = [one for named in components.values() for one in named.values()]
+        warnings += unmatched(name, pipeline, receivers, others)
     warnings += _slow_collection(service, found["exporters"])
     return Configuration(**found, service=service, warnings=tuple(warnings), source=file.name)
 
