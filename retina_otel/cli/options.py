@@ -20,7 +20,7 @@ def configuration_options(function: F) -> F:
     config = click.option(
         "-c",
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         multiple=True,
         callback=_one_file,
         envvar="RETINA_OTEL_CONFIG",
