@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +37,7 @@ __all__ = [
     "Duration",
     "Exporter",
     "Extension",
+    "Finishing",
     "PositiveDuration",
     "Processor",
     "Receiver",
@@ -155,6 +156,14 @@ class Receiver(Protocol):
 
     def stop(self) -> None:
         """Detaches and closes. Called once, also after a failed start."""
+
+
+@runtime_checkable
+class Finishing(Protocol):
+    """A receiver that holds something back between its collections may implement this too."""
+
+    def finish(self, window: Window) -> Collected:
+        """What is left, after the last `collect()` and before `stop()`."""
 
 
 class Processor(Protocol):

@@ -148,7 +148,10 @@ class Graph:
             if not last:
                 receiver.retry_if_due(end_ns)
             self.collecting = id_
-            receiver.collect(end_ns, deadline_ns, functools.partial(push, routes, id_))
+            hand_on = functools.partial(push, routes, id_)
+            receiver.collect(end_ns, deadline_ns, hand_on)
+            if last:
+                receiver.finish(end_ns, hand_on)
         self.collecting = ""
         if self.telemetry is not None:
             own = self.telemetry.collect(Window(end_ns, end_ns), now=last)

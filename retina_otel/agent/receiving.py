@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable, Sequence
 
 from retina_otel.agent.status import Key, StatusBoard
-from retina_otel.component import Clock, Collected, Receiver, State
+from retina_otel.component import Clock, Collected, Finishing, Receiver, State
 from retina_otel.errors import KernelError, LoadError, RetinaError
 from retina_otel.model.batches import Window
 
@@ -116,6 +116,16 @@ class RunningReceiver:
             f"a collection missed its deadline by {late_ns / 1e9:.2f} s" if late_ns > 0 else ""
         )
         self._show(failed=late_ns > 0)
+
+    def finish(self, end_ns: int, hand_on: Callable[[Collected], None]) -> None:
+        """Hands on what it held back, after its last collection."""
+        receiver: object = self._receiver
+        if not isinstance(receiver, Finishing):
+            return
+        try:
+            hand_on(receiver.finish(Window(self._window_start_ns, end_ns)))
+        except Exception as error:
+            self._failed(error)
 
     def fds(self) -> Sequence[int]:
         if self._receiver is None:

@@ -13,6 +13,7 @@ from retina_otel.agent.agent import GRACE_S, Agent, works
 from retina_otel.agent.logs import ROOT
 from retina_otel.config.load import Configuration
 from retina_otel.errors import RetinaError
+from retina_otel.kernel.allocator import give_back_large_blocks
 
 logger = logging.getLogger(f"{ROOT}.agent")
 _STOP = (signal.SIGTERM, signal.SIGINT)
@@ -23,6 +24,7 @@ def supervise(agent: Agent, read_again: Callable[[], Configuration]) -> bool:
 
     Raises RetinaError if the agent can't start, or what ended it if it was not a signal.
     """
+    give_back_large_blocks()
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -31,8 +31,8 @@ INTERVAL_S = 5
 IDLE_S = 30
 FLOWS = 100_000
 SERIES_A_METRIC = 25_000
-MIB = 1 << 20
-IDLE_MIB, LOADED_MIB = 130.0, 260.0
+MB = 1_000_000
+IDLE_MB, LOADED_MB = 130.0, 260.0
 IDLE_PERCENT = 0.5
 _LOAD_TICKS = 6
 
@@ -46,12 +46,12 @@ class Cgroup:
         self.path = (v1 if self._v1 else v2) / f"rt-bench-{os.getpid()}"
         self.path.mkdir()
 
-    def mib(self) -> float:
+    def megabytes(self) -> float:
         """The working set: usage without file pages that nobody used lately."""
         usage = "memory.usage_in_bytes" if self._v1 else "memory.current"
         inactive = "total_inactive_file" if self._v1 else "inactive_file"
         stat = dict(line.split() for line in (self.path / "memory.stat").read_text().splitlines())
-        return (int((self.path / usage).read_text()) - int(stat[inactive])) / MIB
+        return (int((self.path / usage).read_text()) - int(stat[inactive])) / MB
 
     def close(self) -> None:
         with suppress(OSError):
@@ -186,7 +186,9 @@ def _idle(report: Report) -> None:
         report.add(
             Figure("agent", "idle CPU", percent, "% of a core", IDLE_PERCENT, None, f"{IDLE_S} s")
         )
-        report.add(Figure("agent", "memory, idle", cgroup.mib(), "MiB", IDLE_MIB, None, "cgroup"))
+        report.add(
+            Figure("agent", "memory, idle", cgroup.megabytes(), "MB", IDLE_MB, None, "cgroup")
+        )
 
 
 def _loaded(report: Report) -> None:
@@ -214,9 +216,9 @@ def _loaded(report: Report) -> None:
             traffic.many_flows(web, api, flows=FLOWS, packets_each=1)
             until = time.monotonic() + 5
             while time.monotonic() < until:
-                peak = max(peak, cgroup.mib())
+                peak = max(peak, cgroup.megabytes())
                 time.sleep(0.25)
         percent = (agent.cpu_s() - before) / (time.monotonic() - began) * 100
         what = f"{FLOWS:,} flows, {2 * SERIES_A_METRIC:,} series"
-        report.add(Figure("agent", f"peak memory, {what}", peak, "MiB", LOADED_MIB, None, "cgroup"))
+        report.add(Figure("agent", f"peak memory, {what}", peak, "MB", LOADED_MB, None, "cgroup"))
         report.add(Figure("agent", f"CPU, {what}", percent, "% of a core"))

@@ -101,11 +101,12 @@ class Flows:
             self.monitor.poll()
             return self.receiver.collect(window, deadline)
 
-        collected = self._lab.node.call(tick)
+        self._take(self._lab.node.call(tick), keep_rows)
         self.collections += 1
-        self.events.extend(collected.events)
-        for batch in collected.metrics:
-            self._add(batch, keep_rows)
+
+    def finish(self) -> None:
+        """What the agent does after the last tick."""
+        self._take(self.receiver.finish(Window(time.time_ns() - 1, time.time_ns())), True)
 
     def settle(self) -> LedgerReport:
         """Two ticks after the traffic has ended: held rows are decided, everything is read."""
@@ -125,6 +126,11 @@ class Flows:
     def stop(self) -> None:
         self.receiver.stop()
         self.monitor.close()
+
+    def _take(self, collected: Collected, keep_rows: bool) -> None:
+        self.events.extend(collected.events)
+        for batch in collected.metrics:
+            self._add(batch, keep_rows)
 
     def _add(self, batch: MetricBatch, keep_rows: bool) -> None:
         columns = {

@@ -176,3 +176,15 @@ def test_loopback_is_not_counted(lab: Lab, family: int) -> None:
         report = flows.settle()
     assert places(flows) == {}
     assert report.seen == 0
+
+
+def test_what_is_held_at_the_end_is_the_node_s_own(lab: Lab) -> None:
+    with UdpServer(lab.node, NODE4, 9), flows_in(lab) as flows:
+        sent = traffic.udp(lab.outside, (NODE4, 9), packets=101)
+        flows.collect()
+        assert flows.ledger.report().held == sent.packets
+        assert places(flows) == {}
+        flows.finish()
+        report = flows.ledger.report()
+    assert places(flows) == {("uplink0", "ingress"): (sent.packets, sent.bytes)}
+    assert (report.difference, report.held) == (0, 0)

@@ -62,12 +62,12 @@ class FlowsReceiver:
         tables, attachments = self._started()
         generation = tables.take()
         rows = generation.rows
-        uplinks = attachments.uplink_array()
-        at_uplink = np.isin(rows.ifindex, uplinks)
+        at_uplink = np.isin(rows.ifindex, attachments.uplink_array())
         judged = self._judge.judge(rows.select(at_uplink), halves(self._node_addresses()))
         held_before = self._held
         self._held = int(judged.held.packets.sum())
-        ours = FlowRows.concatenate([rows.select(~at_uplink), judged.ours])
+        at_pods = rows.select(~at_uplink) if at_uplink.any() else rows
+        ours = FlowRows.concatenate([at_pods, judged.ours]) if len(judged.ours) else at_pods
         elsewhere = int(judged.elsewhere.packets.sum())
         self._context.ledger.add(
             seen=generation.seen_packets,
@@ -80,20 +80,36 @@ class FlowsReceiver:
             held=self._held - held_before,
         )
         self._compare_with_interfaces()
-        batches = columns.batches(ours, window, uplinks, attachments.names, self._openers)
+        collected = self._report(ours, window)
         if self._openers is not None:
             self._openers.next_generation()
+        return collected
+
+    def finish(self, window: Window) -> Collected:
+        """What was held back by the last `collect()`, and events of the flows that have not
+        ended."""
+        held = self._judge.release()
+        collected = Collected()
+        if held is not None and len(held):
+            self._context.ledger.add(drained=self._held, held=-self._held)
+            self._held = 0
+            collected = self._report(held, window)
+        if self._events is None:
+            return collected
+        names = self._started()[1].names
+        last = self._events.finish(window, names)
+        return Collected(collected.metrics, [*collected.events, *last])
+
+    def _report(self, rows: FlowRows, window: Window) -> Collected:
+        attachments = self._started()[1]
+        batches = columns.batches(
+            rows, window, attachments.uplink_array(), attachments.names, self._openers
+        )
         if self._events is None:
             return Collected(metrics=batches)
         volumes = batches[0] if batches else None
-        events = self._events.collect(ours, volumes, window, attachments.names)
+        events = self._events.collect(rows, volumes, window, attachments.names)
         return Collected(metrics=batches, events=events)
-
-    def finish(self, window: Window) -> Collected:
-        """Events of the flows that have not ended, after the last `collect()`."""
-        if self._events is None:
-            return Collected()
-        return Collected(events=self._events.finish(window, self._started()[1].names))
 
     def fds(self) -> Sequence[int]:
         return ()
