@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import click
 
+from retina_otel import __version__
 from retina_otel.cli.exit_codes import ExitCode, exit_code
 from retina_otel.errors import RetinaError
 
@@ -66,6 +67,7 @@ class LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog=f"Try `{PROGRAM} COMMAND --help` for the options and examples of a command.",
 )
+@click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option(
     "-v",
     "--verbose",

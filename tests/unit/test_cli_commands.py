@@ -36,6 +36,7 @@ def ends(*arguments: str) -> tuple[int, str]:
 
 def test_version_is_one_line_or_json() -> None:
     assert invoke("version").output == f"retina-otel {__version__}\n"
+    assert invoke("--version").output == f"retina-otel {__version__}\n"
     assert json.loads(invoke("version", "--json").output)["version"] == __version__
 
 
