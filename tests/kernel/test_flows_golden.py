@@ -209,6 +209,23 @@ def test_without_per_cpu_tables_everything_goes_to_the_shared_ones() -> None:
         tables.close()
 
 
+@pytest.mark.parametrize("shared_cpus", [False, True])
+def test_an_interface_that_was_forgotten_begins_at_zero_and_the_books_go_on(
+    shared_cpus: bool,
+) -> None:
+    tables = FlowTables(cache_bytes=1 << 20, max_flows=64, ring_bytes=4096, shared_cpus=shared_cpus)
+    try:
+        for count in (7, 11, 13):
+            testrun.run(tables.programs["flows_pod_in"], GOLDEN["esp"][0], repeat=count)
+            assert tables.take().seen_packets == count
+            assert tables.ledger()[LOOPBACK, False]["packets"] == count
+            tables.forget({LOOPBACK})
+            assert tables.ledger() == {}
+        assert [tables.take().seen_packets for _ in range(3)] == [0, 0, 0]
+    finally:
+        tables.close()
+
+
 @pytest.mark.parametrize("pattern", ["ports", "addresses", "both"])
 def test_sequential_ports_and_addresses_spread_over_the_slots(pattern: str) -> None:
     """As many flows as slots: at random 63 % of them have one; sequences must do as well."""

@@ -90,6 +90,8 @@ class Attachments:
         self._degraded = degraded
         self._failures: dict[int, str] = {}
         self._following = False
+        self._closed = False
+        self._gone: set[int] = set()
         self.by_ifindex: dict[int, Attachment] = {}
         self.names: dict[int, str] = {}
         """Of all interfaces ever attached: rows may come after their interface has gone."""
@@ -100,10 +102,14 @@ class Attachments:
 
     def on_change(self, change: Change) -> None:
         """A subscriber of the interface registry."""
+        # A registry keeps its subscribers; descriptors of our programs may be others' by now.
+        if self._closed:
+            return
         interface = change.interface
         if change.kind is ChangeKind.REMOVED:
             self._detach(interface.ifindex)
-            self._failures.pop(interface.ifindex, None)
+            if self._failures.pop(interface.ifindex, None):
+                self._report()
             return
         role = self._rules.role(interface)
         known = self.by_ifindex.get(interface.ifindex)
@@ -143,7 +149,13 @@ class Attachments:
     def uplink_array(self) -> npt.NDArray[np.uint32]:
         return np.array(sorted(self.uplinks), np.uint32)
 
+    def gone(self) -> set[int]:
+        """The ifindexes detached since the last call and not attached again."""
+        gone, self._gone = self._gone - self.by_ifindex.keys(), set()
+        return gone
+
     def close(self) -> None:
+        self._closed = True
         for ifindex in list(self.by_ifindex):
             self._detach(ifindex)
 
@@ -187,6 +199,7 @@ class Attachments:
         attachment = self.by_ifindex.pop(ifindex, None)
         if attachment is None:
             return
+        self._gone.add(ifindex)
         for link in attachment.links:
             link.close()
 

@@ -60,7 +60,11 @@ class FlowsReceiver:
 
     def collect(self, window: Window, deadline_ns: int) -> Collected:
         tables, attachments = self._started()
+        # First: it tells subscribers, and where one fails, what was counted is still in the kernel.
+        self._compare_with_interfaces()
+        gone = attachments.gone()
         generation = tables.take()
+        tables.forget(gone)
         rows = generation.rows
         at_uplink = np.isin(rows.ifindex, attachments.uplink_array())
         judged = self._judge.judge(rows.select(at_uplink), halves(self._node_addresses()))
@@ -79,7 +83,6 @@ class FlowsReceiver:
             lost={"table_full": generation.lost_packets},
             held=self._held - held_before,
         )
-        self._compare_with_interfaces()
         collected = self._report(ours, window)
         if self._openers is not None:
             self._openers.next_generation()
@@ -156,7 +159,13 @@ class FlowsReceiver:
     def _compare_with_interfaces(self) -> None:
         tables, attachments = self._started()
         context = self._context
-        stats, counted = context.interfaces.read_stats(), tables.ledger()
+        try:
+            stats = context.interfaces.read_stats()
+        except KernelError as error:
+            # Nothing but the comparison depends on it; the next tick makes up for it.
+            context.logger.warning("no comparison with the interfaces' counters: %s", error)
+            return
+        counted = tables.ledger()
         context.ledger.set_coverage(coverage(attachments.by_ifindex, counted, stats))
         attachments.take_bases(stats, counted)
         context.ledger.set_beside("before_attach", attachments.before_attach_packets)

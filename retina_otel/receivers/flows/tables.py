@@ -7,7 +7,8 @@ generation is in exactly one row of its `Generation`: rows, losses and ledger cl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,38 @@ class FlowTables:
             }
             for number, hook in enumerate(hooks)
         }
+
+    def forget(self, ifindexes: Collection[int]) -> None:
+        """Gives the ledger's rows of interfaces back, for others to take. No program may have run
+        for them since before the last `take()`, so all they counted has been read."""
+        if not ifindexes:
+            return
+        for ifindex in ifindexes:
+            for parity in range(_PARITIES):
+                rows = self._ledger[:, parity, ifindex % _LEDGER_INTERFACES]
+                own = rows["ifindex"] == ifindex
+                self._unread(parity, rows[own])
+                for name in _LEDGER_COUNTS:
+                    rows[name][own] = 0
+        keys, shared = self._ledger2.read()
+        leaving = np.isin(keys["ifindex"], list(ifindexes))
+        keys, shared = keys[leaving], shared[leaving]
+        for parity in range(_PARITIES):
+            self._unread(parity, shared[keys["parity"] == parity])
+        self._ledger2.delete_many(keys)
+        # Only now: a program takes a row as soon as it is nobody's, and then counts into it.
+        for ifindex in ifindexes:
+            rows = self._ledger[:, :, ifindex % _LEDGER_INTERFACES]
+            rows["ifindex"][rows["ifindex"] == ifindex] = 0
+
+    def _unread(self, parity: int, rows: npt.NDArray[Any]) -> None:
+        """Takes rows that go out of what has been read."""
+        before = self._read_before[parity]
+        self._read_before[parity] = replace(
+            before,
+            packets=before.packets - int(rows["packets"].sum()),
+            not_ip=before.not_ip - int(rows["not_ip_packets"].sum()),
+        )
 
     def close(self) -> None:
         self._ring.close()
