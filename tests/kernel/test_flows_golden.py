@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from retina_otel.kernel import testrun
-from retina_otel.receivers.flows.tables import FlowTables, slot_bits
+from retina_otel.receivers.flows.tables import ECE, FlowTables, slot_bits
 from retina_otel.testing import packets as build
 
 MAC_A, MAC_B = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -205,6 +205,21 @@ def test_without_per_cpu_tables_everything_goes_to_the_shared_ones() -> None:
         assert generation.cache_packets == 0
         assert generation.rows.packets.tolist() == [11]
         assert generation.seen_packets == 11
+    finally:
+        tables.close()
+
+
+def test_flags_that_find_no_room_are_counted_as_lost_and_their_packets_are_not() -> None:
+    tables = FlowTables(cache_bytes=1 << 20, max_flows=16, ring_bytes=4096)
+    try:
+        for port in range(101):
+            segment = build.tcp(*FOUR, 40000 + port, 443, 0x50)
+            testrun.run(tables.programs["flows_pod_in"], frame(build.ipv4(*FOUR, 6, segment)))
+        generation = tables.take()
+        assert (int(generation.rows.packets.sum()), generation.lost_packets) == (101, 0)
+        # ECE has no room in a slot: 16 rows of the HASH and as many records as the ring holds.
+        assert int(generation.rows.flags[:, ECE].sum()) == 16 + 4096 // (112 + 8)
+        assert tables.lost_flags == 101 - (16 + 4096 // (112 + 8))
     finally:
         tables.close()
 

@@ -83,6 +83,7 @@ class FlowsReceiver:
             lost={"table_full": generation.lost_packets},
             held=self._held - held_before,
         )
+        self._context.ledger.set_beside("lost_flags", tables.lost_flags)
         collected = self._report(ours, window)
         if self._openers is not None:
             self._openers.next_generation()

@@ -108,8 +108,6 @@ class Generation:
     cache_packets: int
     hash_packets: int
     ring_packets: int
-    end_jiffies: int
-    """Low 32 bits of the newest stamp among the rows, 0 without rows."""
 
 
 class FlowTables:
@@ -189,6 +187,11 @@ class FlowTables:
         """Descriptors by name: flows_pod_in, flows_pod_out, flows_host_in, flows_host_out."""
         return dict(self._loaded.programs)
 
+    @property
+    def lost_flags(self) -> int:
+        """Packets so far that are counted, but not their TCP flags: these had no room."""
+        return int(self._stats["lost_flags"].sum())
+
     def take(self) -> Generation:
         """Ends the running generation and reads it. Raises MapError, RingError."""
         variables = self._variables
@@ -212,7 +215,6 @@ class FlowTables:
             cache_packets=cache_packets,
             hash_packets=hash_packets,
             ring_packets=ring_packets,
-            end_jiffies=int(rows.last.max()) if len(rows) else 0,
         )
 
     def ledger(self) -> dict[tuple[int, bool], LedgerCounts]:
