@@ -13,6 +13,7 @@ import select
 import threading
 from collections.abc import Mapping
 
+from retina_otel import __version__
 from retina_otel.agent.clock import SystemClock
 from retina_otel.agent.graph import Graph
 from retina_otel.agent.logs import ROOT
@@ -142,6 +143,7 @@ class Agent:
             tick_age_s=(now_ns - self._last_tick_ns) / 1e9,
             tick_limit_s=max(3 * self._configuration.service.interval, 10.0),
             collecting=self._graph.collecting if self._graph is not None else "",
+            starting=not self._up.is_set(),
         )
 
     def _wake(self) -> None:
@@ -172,6 +174,7 @@ class Agent:
             self._close()
 
     def _bring_up(self) -> None:
+        logger.info("retina-otel %s starts with %s", __version__, self._configuration.source)
         self._monitor = InterfaceMonitor()
         graph = Graph(
             clock=self._clock,

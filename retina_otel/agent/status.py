@@ -133,15 +133,23 @@ class StatusBoard:
         }
 
     def agent(
-        self, *, uptime_s: float, tick_age_s: float, tick_limit_s: float, collecting: str = ""
+        self,
+        *,
+        uptime_s: float,
+        tick_age_s: float,
+        tick_limit_s: float,
+        collecting: str = "",
+        starting: bool = False,
     ) -> AgentStatus:
-        """Ready when at least one receiver works, nothing has failed to start that data must pass,
-        and the tick thread passed lately."""
+        """Ready when all was started, at least one receiver and one exporter work, and the tick
+        thread passed lately."""
         components = self.components()
         receivers = [one for one in components if one.kind is ComponentKind.RECEIVER]
         exporters = [one for one in components if one.kind is ComponentKind.EXPORTER]
         reason = ""
-        if tick_age_s > tick_limit_s:
+        if starting:
+            reason = "it is starting"
+        elif tick_age_s > tick_limit_s:
             reason = f"nothing was collected for {tick_age_s:.0f} s"
             if collecting:
                 reason += f": {collecting} does not return"

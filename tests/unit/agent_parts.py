@@ -12,13 +12,24 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from retina_otel.component import Collected, Component, ComponentKind, Context, Settings
+from retina_otel.agent.agent import Agent
+from retina_otel.component import (
+    Collected,
+    Component,
+    ComponentKind,
+    ComponentStatus,
+    Context,
+    Settings,
+)
 from retina_otel.config.load import Configuration, Instance
 from retina_otel.config.settings import PipelineSettings, ServiceSettings
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.signals import Attribute, Event, Kind, Metric
 from retina_otel.pipeline.points import EventsReader, MetricsReader
 
+PRIMES = [2, 3, 5, 7, 11, 13]
+Run = Callable[..., Agent]
+"""The fixture `run`."""
 COLOUR = Attribute("test.colour", "string", "A colour.")
 COUNTED = Metric("test.counted", Kind.COUNTER, "{thing}", "Things.", (COLOUR,), scope="test")
 SEEN = Event("test.seen", 9, "Seen.", (COLOUR,), scope="test")
@@ -199,3 +210,14 @@ def configuration(*instances: Instance, interval: float = 0.02, **service: Any) 
         ),
         source="test",
     )
+
+
+def status_of(agent: Agent, id_: str) -> ComponentStatus:
+    return next(one for one in agent.status().components if one.id == id_)
+
+
+def ticks(agent: Agent, n: int) -> None:
+    """Waits until `n` more ticks have passed."""
+    for _ in range(n):
+        before = agent.last_tick_ns
+        until(lambda before=before: agent.last_tick_ns > before, "a tick")

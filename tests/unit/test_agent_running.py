@@ -6,61 +6,31 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from retina_otel.agent.agent import Agent, NoReceiverError
 from retina_otel.component import (
-    AgentStatus,
     Collected,
     ComponentKind,
-    ComponentStatus,
     Context,
     State,
 )
-from retina_otel.config.load import Configuration
 from retina_otel.errors import ConfigError, KernelError, RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
-from tests.unit.agent_parts import COUNTED, Count, CountSettings, Parts, configuration, until
-
-PRIMES = [2, 3, 5, 7, 11, 13]
-
-
-@pytest.fixture
-def parts() -> Parts:
-    return Parts()
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[[Configuration], Agent]]:
-    agents: list[Agent] = []
-
-    def start(configuration: Configuration, environment: dict[str, str] | None = None) -> Agent:
-        agent = Agent(configuration, environment or {})
-        agents.append(agent)
-        agent.start()
-        return agent
-
-    yield start
-    for agent in agents:
-        agent.request_stop()
-        agent.join(10)
-
-
-Run = Callable[..., Agent]
-
-
-def status_of(agent: Agent, id_: str) -> ComponentStatus:
-    return next(one for one in agent.status().components if one.id == id_)
-
-
-def ticks(agent: Agent, n: int) -> None:
-    """Waits until `n` more ticks have passed."""
-    for _ in range(n):
-        before = agent.last_tick_ns
-        until(lambda before=before: agent.last_tick_ns > before, "a tick")
+from tests.unit.agent_parts import (
+    COUNTED,
+    PRIMES,
+    Count,
+    CountSettings,
+    Parts,
+    Run,
+    configuration,
+    status_of,
+    ticks,
+    until,
+)
 
 
 def test_every_count_reaches_the_exporter_and_the_end_is_in_order(parts: Parts, run: Run) -> None:
@@ -325,43 +295,6 @@ def test_ready_descriptor_wakes_the_tick_thread(parts: Parts, run: Run) -> None:
     assert woken == [5, 7]
 
 
-def test_component_can_say_that_it_goes_on_with_less(parts: Parts, run: Run) -> None:
-    contexts: list[Context] = []
-
-    def make(context: Context) -> Count:
-        contexts.append(context)
-        context.degraded("no reasons below 5.17")
-        return Count("partly", CountSettings(), parts.story)
-
-    agent = run(
-        configuration(parts.other(ComponentKind.RECEIVER, "partly", make), parts.exporter())
-    )
-    shown = status_of(agent, "partly")
-    assert (shown.state, shown.reason) == (State.DEGRADED, "no reasons below 5.17")
-    contexts[0].degraded("")
-    assert status_of(agent, "partly").state is State.RUNNING
-
-
-def test_agent_is_silent_when_the_sdk_is_disabled(parts: Parts, run: Run) -> None:
-    class Health:
-        def start(self) -> None:
-            parts.story.tell("health started")
-
-        def stop(self) -> None: ...
-
-    agent = run(
-        configuration(
-            parts.other(ComponentKind.EXTENSION, "health", Health()),
-            parts.receiver("red", PRIMES),
-            parts.exporter(),
-        ),
-        {"OTEL_SDK_DISABLED": "true"},
-    )
-    assert agent.status().ready
-    assert agent.stop()
-    assert parts.story.lines == ["health started"]
-
-
 def test_receiver_that_never_returns_does_not_keep_the_rest_from_being_sent(
     parts: Parts, run: Run
 ) -> None:
@@ -404,53 +337,6 @@ def test_other_packages_errors_at_the_start_are_one_line_with_the_components_nam
     assert str(caught.value) == (
         "the exporter 'theirs' can't be started: OSError: [Errno 28] disk is full"
     )
-
-
-def test_own_metrics_ride_the_exporters_of_the_pipelines(parts: Parts, run: Run) -> None:
-    agent = run(configuration(parts.receiver("red", PRIMES), parts.exporter()))
-    ticks(agent, len(PRIMES) + 1)
-    assert agent.stop()
-    own = parts.story.own
-    # Attributes in the order of their names: account, ledger, unit.
-    assert own["retina.ledger.count"]["drained", "pipeline/metrics", "rows"] == len(PRIMES)
-    assert own["retina.ledger.difference"]["pipeline/metrics", "rows"] == 0
-    assert own["retina.component.status"]["red", "receiver", "running"] == 1
-    assert own["retina.component.status"]["red", "receiver", "failed"] == 0
-    assert own["retina.pipeline.series"][("metrics",)] == 1
-    assert own["process.memory.usage"][()] > 0
-    assert {mode for (mode,) in own["process.cpu.time"]} == {"user", "system"}
-
-
-def test_own_metrics_can_be_switched_off(parts: Parts, run: Run) -> None:
-    agent = run(
-        configuration(
-            parts.receiver("red", PRIMES),
-            parts.exporter(),
-            telemetry={"metrics": {"enabled": False}},
-        )
-    )
-    ticks(agent, 2)
-    assert agent.stop()
-    assert parts.story.own == {}
-
-
-def test_not_ready_when_nothing_works() -> None:
-    from retina_otel.agent.logs import logger_for
-    from retina_otel.agent.status import StatusBoard
-
-    board = StatusBoard()
-
-    def judge(age_s: float = 0.0) -> AgentStatus:
-        return board.agent(uptime_s=1, tick_age_s=age_s, tick_limit_s=15)
-
-    key = (ComponentKind.RECEIVER, "flows")
-    board.add(key, logger_for("receiver", "flows"))
-    assert judge().reason == "no receiver works"
-    board.set(key, State.RUNNING)
-    assert judge().ready
-    assert judge(age_s=16).reason == "nothing was collected for 16 s"
-    board.set(key, State.FAILED, "gone")
-    assert not judge().ready
 
 
 def test_numbers_are_exact_when_many_receivers_share_a_pipeline(parts: Parts, run: Run) -> None:
