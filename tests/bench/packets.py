@@ -26,23 +26,24 @@ from tests.bench.report import Figure, Report
 ROUNDS = 9
 FRAME_BYTES = 1400
 SOURCE = Path(__file__).with_name("flows_bench.bpf.c")
-OBJECT = Path("build/flows_bench.bpf.o")
 YARDSTICK_RATIO = 1.15
 BUDGETS_NS = {0: 45.0, 1024: 70.0}
 
 
-def compile_object() -> str:
-    OBJECT.parent.mkdir(exist_ok=True)
+def compile_object(folder: Path = Path("build")) -> str:
+    """The benchmark's variant of the object, compiled into `folder`."""
+    folder.mkdir(exist_ok=True)
+    target = str(folder / "flows_bench.bpf.o")
     arch = {"x86_64": "x86", "aarch64": "arm64"}[platform.machine()]
     subprocess.run(
         [
             *("clang", "-O2", "-g", "-mcpu=v3", "-target", "bpf", f"-D__TARGET_ARCH_{arch}"),
             *("-Ibpf", "-idirafter", f"/usr/include/{platform.machine()}-linux-gnu"),
-            *("-c", str(SOURCE), "-o", str(OBJECT)),
+            *("-c", str(SOURCE), "-o", target),
         ],
         check=True,
     )
-    return str(OBJECT)
+    return target
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from retina_otel.testing import packets as build
@@ -231,3 +233,28 @@ def test_unusual_packets_are_counted_with_their_headers(lab: Lab) -> None:
     assert seen == expected
     assert report.difference == 0
     assert report.not_ours["not_ip"] == 10  # five at each pod's interface
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_two_senders_that_open_the_same_flows_at_once_lose_nothing(lab: Lab, family: int) -> None:
+    """Both CPUs insert the same rows at the same time: whoever comes second must find the row."""
+    web, api = lab.pod("web"), lab.pod("api")
+    tiny = {"cache_bytes": 0, "interfaces": {"pods": ["veth-web"]}}
+    sent: list[traffic.Tally] = []
+
+    def send() -> None:
+        sent.append(traffic.many_flows(web, api, flows=20_011, packets_each=2, v6=family == 6))
+
+    with UdpServer(api, address(api, family), 9), flows_in(lab, **tiny) as flows:
+        before = web.counters()
+        senders = [threading.Thread(target=send) for _ in range(2)]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        assert_books_close(flows)
+        carried = web.counters() - before
+    total = sent[0] + sent[1]
+    assert flows.total(interface="veth-web", direction="egress") == (total.packets, total.bytes)
+    assert carried.tx_packets == total.packets
+    assert set(flows.packets.values()) == {4}

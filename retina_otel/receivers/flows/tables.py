@@ -7,7 +7,7 @@ generation is in exactly one row of its `Generation`: rows, losses and ledger cl
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,16 +120,20 @@ class FlowTables:
         max_flows: int,
         ring_bytes: int,
         shared_cpus: bool = False,
+        constants: Mapping[str, int] | None = None,
+        object_path: str = "",
     ) -> None:
         """`cache_bytes` bounds the front caches of all CPUs, both families and both generations;
-        `max_flows` is per family and generation; `shared_cpus` leaves the caches out. Raises
-        LoadError, MapError."""
+        `max_flows` is per family and generation; `shared_cpus` leaves the caches out.
+        `object_path` and `constants` are for variants of the object (benchmarks). Raises LoadError,
+        MapError."""
         cpus = possible_cpus()
         bits = slot_bits(cache_bytes, cpus)
         slots = (_PARITIES * cpus) << bits
         self._loaded = core.load(
-            path("flows"),
-            constants={"cfg_slot_bits": bits, "cfg_cache": 0 if shared_cpus else 1},
+            object_path or path("flows"),
+            constants={"cfg_slot_bits": bits, "cfg_cache": int(not shared_cpus)}
+            | dict(constants or {}),
             max_entries={
                 "flows4_cache": slots,
                 "flows6_cache": slots,
@@ -186,6 +190,11 @@ class FlowTables:
     def programs(self) -> dict[str, int]:
         """Descriptors by name: flows_pod_in, flows_pod_out, flows_host_in, flows_host_out."""
         return dict(self._loaded.programs)
+
+    @property
+    def insert_races(self) -> int:
+        """How often two CPUs inserted one flow at the same moment; nothing is lost by it."""
+        return int(self._stats["insert_races"].sum())
 
     @property
     def lost_flags(self) -> int:
