@@ -6,6 +6,7 @@ The object under test is an instance of its own: a test run and real traffic mus
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,11 +15,13 @@ import pytest
 from retina_otel.kernel import testrun
 from retina_otel.receivers.flows.tables import ECE, FlowTables, slot_bits
 from retina_otel.testing import packets as build
+from tests.kernel.conftest import Namespace
 
 MAC_A, MAC_B = "02:00:00:00:00:01", "02:00:00:00:00:02"
 FOUR = ("10.0.0.1", "10.0.0.2")
 SIX = ("fd00::1", "fd00::2")
 LOOPBACK = 1
+SKB_IFINDEX = 40  # offset of ifindex in struct __sk_buff
 
 
 @pytest.fixture
@@ -239,6 +242,32 @@ def test_an_interface_that_was_forgotten_begins_at_zero_and_the_books_go_on(
         assert [tables.take().seen_packets for _ in range(3)] == [0, 0, 0]
     finally:
         tables.close()
+
+
+def test_interfaces_that_share_a_place_in_the_ledger_are_kept_apart(
+    tables: FlowTables, namespace: Namespace
+) -> None:
+    shared = LOOPBACK + 256
+    namespace.ip(f"link add rt0 index {shared} type bridge")
+
+    def seen(ifindex: int, count: int) -> int:
+        skb = bytes(SKB_IFINDEX) + struct.pack("=I", ifindex)
+        fd, data = tables.programs["flows_pod_in"], GOLDEN["esp"][0]
+        namespace.run(lambda: testrun.run(fd, data, repeat=count, context=skb))
+        return tables.take().seen_packets
+
+    def counted() -> dict[int, int]:
+        return {ifindex: counts["packets"] for (ifindex, _), counts in tables.ledger().items()}
+
+    assert (seen(LOOPBACK, 7), seen(shared, 11), seen(LOOPBACK, 13)) == (7, 11, 13)
+    assert counted() == {LOOPBACK: 20, shared: 11}
+    tables.forget({LOOPBACK})
+    assert counted() == {shared: 11}
+    # Now it has the place of the other, and its first packets still stand where they were counted.
+    assert (seen(shared, 17), seen(shared, 19)) == (17, 19)
+    assert counted() == {shared: 47}
+    tables.forget({shared})
+    assert (counted(), seen(shared, 23)) == ({}, 23)
 
 
 @pytest.mark.parametrize("pattern", ["ports", "addresses", "both"])
