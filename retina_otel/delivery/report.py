@@ -48,6 +48,7 @@ class DeliveryReport:
         self._silent_until_ns = 0
         self._suppressed = 0
         self._failing: dict[str, Outcome] = {}
+        self._unsent: Counter[str] = Counter()
 
     def request(self, n_bytes: int) -> None:
         """One request (or write) was tried, of so many bytes before compression."""
@@ -65,6 +66,7 @@ class DeliveryReport:
         )
         if accepted:
             self._count(EXPORTED[unit], accepted)
+        self._unsent[unit] += lost["shutdown"]
 
     def failed(self, lane: str, outcome: Outcome) -> None:
         """A request did not pass; the exporter counts as degraded until one of this lane does."""
@@ -100,6 +102,11 @@ class DeliveryReport:
             text += f" ({self._suppressed} other warnings were not shown)"
             self._suppressed = 0
         self._logger.warning("%s", text)
+
+    def ended(self) -> None:
+        """Says what did not get out: the ledger that has it can't be sent any more."""
+        if left := ", ".join(f"{n} {unit}" for unit, n in sorted(self._unsent.items()) if n):
+            self._logger.warning("ended before the backend took what was left: %s", left)
 
     def count(self, name: str) -> int:
         """A count that stands beside the ledger's equation."""

@@ -43,7 +43,8 @@ class FileSettings(Settings):
     """File to write to; its directory must exist."""
 
     append: bool = False
-    """Add to a file that is there. Otherwise it is emptied at the start."""
+    """Add to a file that is there. Otherwise it is emptied when the agent starts; a reload of the
+    configuration adds to it in any case."""
 
     rotation: RotationSettings | None = None
     """Begin a new file when this one is full; adds to a file that is there. Not set: one file that
@@ -77,15 +78,18 @@ class FileExporter:
         if settings.rotation is not None:
             full = settings.rotation.max_megabytes * _MEGABYTE
             rotation = Rotation(full, settings.rotation.max_backups)
+        # The ledger outlives a reload: what an exporter of this id has written before must stay.
+        first = not context.ledger.report().seen
         file = LineFile(
             settings.path,
             clock=context.clock,
-            truncate=not settings.append and rotation is None,
+            truncate=first and not settings.append and rotation is None,
             rotation=rotation,
         )
+        report = DeliveryReport(context.ledger, context.logger, context.clock, context.degraded)
         options = LaneOptions(
             clock=context.clock,
-            report=DeliveryReport(context.ledger, context.logger, context.clock, context.degraded),
+            report=report,
             retry=_RETRY,
             jitter=False,
         )
@@ -113,8 +117,13 @@ class FileExporter:
             )
             for number, events_reader in enumerate(events)
         ]
+
+        def close() -> None:
+            report.ended()
+            file.close()
+
         self._worker = Worker(
-            context.id, lanes, clock=context.clock, logger=context.logger, close=file.close
+            context.id, lanes, clock=context.clock, logger=context.logger, close=close
         )
         self._worker.start()
 

@@ -147,13 +147,18 @@ class OtlpHttpExporter:
                 "tls.insecure_skip_verify is set: whoever is on the way can read and change all"
             )
         self._warn_of_protocol()
+
+        def close() -> None:
+            report.ended()
+            self._close()
+
         self._worker = Worker(
             context.id,
             lanes,
             clock=context.clock,
             logger=context.logger,
             abort=self._abort,
-            close=self._close,
+            close=close,
         )
         self._worker.start()
 

@@ -243,7 +243,9 @@ def test_stopping_does_not_wait_for_a_backend_that_hangs(
     assert running.ledger.lost["events_shutdown"] == 3
 
 
-def test_stopping_books_what_a_dead_backend_did_not_get() -> None:
+def test_stopping_books_and_tells_what_a_dead_backend_did_not_get(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     running = Running("http://127.0.0.1:1", interval="1h", events_interval="1h")
     running.source.count(a=5)
     running.source.happen(7)
@@ -251,6 +253,8 @@ def test_stopping_books_what_a_dead_backend_did_not_get() -> None:
     ledger = running.ledger
     assert ledger.lost == {"points_shutdown": 2, "events_shutdown": 7}
     assert "connection refused" in running.bench.reasons[0]
+    said = [record.getMessage() for record in caplog.records]
+    assert said[-1] == "ended before the backend took what was left: 7 events, 2 points"
 
 
 class _NoZstd(BaseHTTPRequestHandler):
