@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from retina_otel.agent.exporting import RunningExporter
 from retina_otel.agent.logs import logger_for
 from retina_otel.agent.receiving import RunningReceiver, describe
-from retina_otel.agent.routes import OWN, Route, RouteKey, plan, push, series
+from retina_otel.agent.routes import OWN, Route, RouteKey, hand_over, plan, push, series
 from retina_otel.agent.status import Key, StatusBoard
 from retina_otel.agent.telemetry import OwnTelemetry
 from retina_otel.component import (
@@ -91,6 +91,7 @@ class Graph:
         self._routes: dict[RouteKey, Route] = {}
         self._readers: dict[_Reader, Any] = {}
         self._fed: dict[str, list[RouteKey]] = {}
+        self._end_ns = 0
         self.telemetry: OwnTelemetry | None = None
 
     def apply(
@@ -131,6 +132,11 @@ class Graph:
         ]
         created = self._create(new, resource)
         self._resource = dict(resource)
+        hand_over(
+            [route for key, route in self._routes.items() if key not in routes],
+            [route for key, route in routes.items() if key not in self._routes],
+            self._end_ns,
+        )
         self._stop_others(kept)
         self._instances = wanted
         self._routes = routes
@@ -156,6 +162,7 @@ class Graph:
         if self.telemetry is not None:
             own = self.telemetry.collect(Window(end_ns, end_ns), now=last)
             push(routes, OWN, own)
+        self._end_ns = end_ns
         self.endpoints.advance(end_ns)
         for route in routes:
             if isinstance(route.pipeline, LogsPipeline):

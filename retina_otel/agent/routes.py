@@ -6,7 +6,7 @@ with a pipeline of its own costs no second copy of the series.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from retina_otel.component import Collected
 from retina_otel.config.load import Configuration
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, MetricBatch
-from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
+from retina_otel.pipeline.accumulator import TIME_STEP_NS, Accumulator, AccumulatorSettings
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.late import LateIdentity
@@ -139,6 +139,19 @@ def _make(
     ]
     late = LateIdentity(resolvers[0].process_metrics) if resolvers else None
     return MetricsPipeline(name, processors, accumulator, late=late)
+
+
+def hand_over(old: Iterable[Route], new: Iterable[Route], end_ns: int) -> None:
+    """Ends the series of pipelines that are no longer wanted, before any of those that follow
+    begins: a backend may see the same attributes on both."""
+    ended_ns = [
+        route.pipeline.end(end_ns).time_ns
+        for route in old
+        if isinstance(route.pipeline, MetricsPipeline)
+    ]
+    for route in new:
+        if ended_ns and isinstance(route.pipeline, MetricsPipeline):
+            route.pipeline.accumulator.begin_after(max(ended_ns) + TIME_STEP_NS)
 
 
 def push(routes: Sequence[Route], receiver: str, collected: Collected) -> None:

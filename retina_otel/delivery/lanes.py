@@ -53,7 +53,10 @@ class MetricsLane(Lane[MetricsExport]):
 
     def _take(self) -> MetricsExport | None:
         export = self._reader.take()
-        if export is not None and export.sequence != self._last_sequence:
+        if export is not None and (
+            export.sequence != self._last_sequence
+            or (self._deadline_ns is not None and _only_ends(export))
+        ):
             return export
         self.finished = self._deadline_ns is not None
         self.due_ns = self._tick_ns
@@ -90,6 +93,11 @@ class MetricsLane(Lane[MetricsExport]):
         if self._export is not None:
             self._settle(unsent="shutdown")
         self.finished = True
+
+
+def _only_ends(export: MetricsExport) -> bool:
+    """Whether all that is left of a pipeline is to say that its series have ended."""
+    return bool(export.blocks) and all(block.no_value.all() for block in export.blocks)
 
 
 class EventsLane(Lane[EventsExport]):

@@ -110,6 +110,10 @@ class Accumulator:
             table.end_all(sequence, time_ns)
         return self._publish(sequence, time_ns)
 
+    def begin_after(self, time_ns: int) -> None:
+        """No series starts before: one of the same attributes may have ended elsewhere then."""
+        self._time_ns = max(self._time_ns, time_ns)
+
     def reader(
         self,
         name: str,

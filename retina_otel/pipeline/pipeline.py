@@ -67,10 +67,18 @@ class MetricsPipeline:
 
     def drain(self, end_ns: int) -> Snapshot:
         """As `tick`, for the last time: nothing is held back any longer."""
+        self._release_all()
+        return self.accumulator.snapshot(end_ns)
+
+    def end(self, end_ns: int) -> Snapshot:
+        """Instead of `drain`, where another pipeline measures from now on: every series ends."""
+        self._release_all()
+        return self.accumulator.end_all(end_ns)
+
+    def _release_all(self) -> None:
         if self._late is not None:
             for batch in self._late.release_all():
                 self._accumulate(batch)
-        return self.accumulator.snapshot(end_ns)
 
     def _accumulate(self, batch: MetricBatch) -> None:
         self.accumulator.add(batch)

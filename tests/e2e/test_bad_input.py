@@ -8,6 +8,7 @@ command's own, capabilities are taken from it: what it meets is what the kernel 
 from __future__ import annotations
 
 import platform
+import re
 import socket
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,9 @@ def run(*arguments: str, around: Sequence[str] = (), code: int) -> list[str]:
 
 
 def refused(*arguments: str, around: Sequence[str] = (), code: int) -> str:
-    """The error that the command ends with, which is all that it says."""
-    (line,) = run(*arguments, around=around, code=code)
+    """The error that the command ends with, which is all that it says but for its log's info."""
+    said = run(*arguments, around=around, code=code)
+    (line,) = (line for line in said if not re.match(r"[\d:.]+ info ", line))
     assert line.startswith("error: ")
     return line.removeprefix("error: ")
 

@@ -32,8 +32,8 @@ FAST = {"interval": "30ms", "flush_interval": "20ms"}
 class Running:
     """An exporter with its source, started."""
 
-    def __init__(self, path: Path, **settings: Any) -> None:
-        self.bench = Bench(id="file")
+    def __init__(self, path: Path, bench: Bench | None = None, **settings: Any) -> None:
+        self.bench = bench or Bench(id="file")
         self.source = Source()
         chosen = FileSettings.model_validate({"path": path, **FAST, **settings})
         self.exporter = FileExporter(chosen, self.bench.context())
@@ -90,6 +90,19 @@ def test_a_file_that_is_there_is_added_to_or_emptied(tmp_path: Path, append: boo
         running.source.happen(2)
         running.stop()
     assert read(path)[1] == ([0, 1, 0, 1] if append else [0, 1])
+
+
+def test_what_an_agent_has_written_stays_when_a_reload_replaces_the_exporter(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("of an agent before\n")
+    bench = Bench(id="file")
+    for _ in range(2):
+        running = Running(path, bench)
+        running.source.happen(2)
+        running.stop()
+    assert read(path)[1] == [0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -15,5 +15,5 @@ COMPONENT = Component(
     create=FlowsReceiver,
     signals=frozenset({"metrics", "logs"}),
     declares=(FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS, FLOW_EVENT),
-    requires=("CAP_BPF", "CAP_NET_ADMIN"),
+    requires=("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN"),
 )
