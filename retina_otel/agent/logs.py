@@ -8,7 +8,7 @@ import sys
 import time
 from typing import TextIO
 
-from retina_otel.config.settings import LogFormat, LogsSettings
+from retina_otel.config.settings import LogEncoding, LogsSettings
 
 ROOT = "retina_otel"
 _LEVELS = {
@@ -30,7 +30,7 @@ def set_up(settings: LogsSettings, stream: TextIO | None = None) -> None:
     """Replaces what an earlier call set up."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
-    if settings.format is LogFormat.JSON:
+    if settings.encoding is LogEncoding.JSON:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(ConsoleFormatter(colours=stream.isatty()))

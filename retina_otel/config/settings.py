@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from retina_otel.component import PositiveDuration, Settings
 
@@ -20,17 +20,21 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-class LogFormat(StrEnum):
+class LogEncoding(StrEnum):
     CONSOLE = "console"
     JSON = "json"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class LogsSettings(Settings):
     """The agent's own log, written to standard error."""
 
-    level: LogLevel = LogLevel.INFO
-    """The least severe level that is written."""
-    format: LogFormat = LogFormat.CONSOLE
+    level: Annotated[LogLevel, BeforeValidator(_lower)] = LogLevel.INFO
+    """The least severe level that is written; in capitals too, as a Collector's."""
+    encoding: LogEncoding = LogEncoding.CONSOLE
     """`console` for people, `json` for one object a line."""
 
 

@@ -85,7 +85,7 @@ class OtlpHttpSettings(Settings):
     stays below the 4 MiB of gRPC servers that may follow. Halved, and kept, when the backend
     answers 413."""
 
-    retry: RetrySettings = Field(default_factory=RetrySettings)
+    retry_on_failure: RetrySettings = Field(default_factory=RetrySettings)
 
     tls: TlsSettings = Field(default_factory=TlsSettings)
 
@@ -203,7 +203,7 @@ class OtlpHttpExporter:
             clock=self._context.clock,
             report=report,
             timeout_s=self._settings.timeout or environment.timeout_s or _DEFAULT_TIMEOUT_S,
-            retry=self._settings.retry.policy(),
+            retry=self._settings.retry_on_failure.policy(),
             max_bytes=self._settings.max_request_bytes,
         )
 

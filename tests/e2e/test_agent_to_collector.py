@@ -43,7 +43,7 @@ exporters:
     endpoint: {endpoint}
     interval: 1s
     events_interval: 200ms
-    retry: {{max_interval: 2s}}
+    retry_on_failure: {{max_interval: 2s}}
 service:
   interval: 500ms
   extensions: [static_identity]

@@ -245,7 +245,7 @@ def test_an_endpoint_that_nobody_listens_on_is_said_once_and_counted(
     endpoint = f"http://127.0.0.1:{port}"
     exporter = (
         f"otlp_http: {{endpoint: '{endpoint}', interval: 200ms, "
-        "retry: {initial_interval: 50ms, max_interval: 100ms}}"
+        "retry_on_failure: {initial_interval: 50ms, max_interval: 100ms}}"
     )
     write(config, exporter=exporter)
     agent = Agent(lab.node, config)
@@ -272,7 +272,7 @@ def test_an_endpoint_that_nobody_listens_on_is_said_once_and_counted(
     [
         (None, "{path} can't be read: No such file or directory. "
          "Check `path` of the static_identity extension"),
-        (b"pods: 7", "{path}: pods: Input should be a valid tuple. Correct the file"),
+        (b"pods: 7", "{path}: pods: a list is expected. Correct the file"),
         (b"\xff\xfe\x00", "{path} can't be read: it is not UTF-8 text. "
          "Check `path` of the static_identity extension"),
     ],
@@ -308,8 +308,7 @@ def test_an_identity_file_that_goes_bad_later_leaves_what_was_known(lab: Lab, co
     path.write_text("pods: 7")
     wait_until(lambda: shown()["state"] == "degraded", "a degraded extension")
     assert shown()["reason"] == (
-        f"what was known before stays: {path}: pods: Input should be a valid tuple. "
-        "Correct the file"
+        f"what was known before stays: {path}: pods: a list is expected. Correct the file"
     )
     lab.write_identity(path)
     wait_until(lambda: shown()["state"] == "running", "a running extension")

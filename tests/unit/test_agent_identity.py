@@ -16,7 +16,7 @@ from retina_otel import __version__
 from retina_otel.agent import logs
 from retina_otel.agent.clock import SystemClock
 from retina_otel.agent.resource import detect, disabled, own_usage, parse_attributes
-from retina_otel.config.settings import LogFormat, LogLevel, LogsSettings
+from retina_otel.config.settings import LogEncoding, LogLevel, LogsSettings
 
 
 def test_resource_says_who_and_where(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_console_log_is_one_line_without_colours(log: logging.Logger) -> None:
 
 def test_json_log_is_an_object_a_line(log: logging.Logger) -> None:
     stream = io.StringIO()
-    logs.set_up(LogsSettings(level=LogLevel.WARN, format=LogFormat.JSON), stream)
+    logs.set_up(LogsSettings(level=LogLevel.WARN, encoding=LogEncoding.JSON), stream)
     log.info("not shown")
     try:
         raise ValueError("x\ny")

@@ -25,7 +25,7 @@ exporters: {{file: {{path: {out}, interval: {interval}}}}}
 service:
   interval: 100ms
   extensions: [health_check]
-  telemetry: {{logs: {{format: json}}, metrics: {{interval: 100ms}}}}
+  telemetry: {{logs: {{encoding: json}}, metrics: {{interval: 100ms}}}}
   pipelines: {{metrics: {{receivers: [interfaces], exporters: [file]}}}}
 """
 

@@ -13,6 +13,7 @@ from retina_otel.config.document import parse_document
 from retina_otel.config.load import Configuration, load
 from retina_otel.config.problems import CombinedConfigError
 from retina_otel.config.registry import Offer, Registry
+from retina_otel.config.settings import LogLevel
 from retina_otel.errors import ConfigError
 
 THIRD_PARTY = Path(__file__).parents[1] / "third_party"
@@ -106,6 +107,11 @@ def test_environment_reaches_an_instance_with_a_name(loading: Loading) -> None:
     text = GOOD.replace("tally", "tally/up-link")
     configuration = loading(text, {"RETINA_OTEL__RECEIVERS__TALLY_UP_LINK__COLOUR": "green"})
     assert configuration.receivers["tally/up-link"].settings.model_dump()["colour"] == "green"
+
+
+def test_a_level_may_be_written_in_capitals(loading: Loading) -> None:
+    service = loading(GOOD, {}, "service.telemetry.logs.level=WARN").service
+    assert service.telemetry.logs.level is LogLevel.WARN
 
 
 def test_an_empty_component_has_its_defaults(loading: Loading) -> None:

@@ -21,7 +21,7 @@ from retina_otel.testing.otlp import Answer, OtlpSink, series
 FAST = {
     "interval": "50ms",
     "events_interval": "20ms",
-    "retry": {"initial_interval": "20ms", "max_interval": "50ms"},
+    "retry_on_failure": {"initial_interval": "20ms", "max_interval": "50ms"},
 }
 
 
