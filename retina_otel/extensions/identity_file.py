@@ -126,6 +126,15 @@ def _one_line(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
+_SHAPES = {
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "string_type": "text",
+}
+
+
 def _faults(error: ValidationError, document: object) -> Iterator[str]:
     for fault in error.errors(include_url=False, include_context=False):
         path = _existing_path(fault["loc"], document)
@@ -135,6 +144,8 @@ def _faults(error: ValidationError, document: object) -> Iterator[str]:
             close = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.6)
             hint = f"did you mean '{close[0]}'?" if close else f"known here: {', '.join(known)}"
             yield f"{where}: unknown key, {hint}"
+        elif fault["type"] in _SHAPES:
+            yield f"{where}: {_SHAPES[fault['type']]} is expected"
         else:
             yield f"{where}: {fault['msg'].removeprefix('Value error, ')}"
 

@@ -85,6 +85,7 @@ class NodeIdentity:
 
     def stop(self) -> None:
         """The row stays: what is drained last still belongs to the node."""
+        self._context.interfaces.unsubscribe(self._changed)
         self._started = False
 
     def _changed(self, change: Change) -> None:

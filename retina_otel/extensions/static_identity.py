@@ -90,6 +90,7 @@ class StaticIdentity:
 
     def stop(self) -> None:
         """Its endpoints are removed; the table lets them linger for what is drained last."""
+        self._context.interfaces.unsubscribe(self._interface_changed)
         self._stop.set()
         if self._thread is not None:
             self._thread.join(timeout=2)

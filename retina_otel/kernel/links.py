@@ -53,6 +53,7 @@ STATS_FIELDS = (
 """rtnl_link_stats64 in its order; an older kernel sends fewer."""
 
 _IFINFO = struct.Struct("=BxHiII")
+_ARPHRD_ETHER = 1
 _IFADDR = struct.Struct("=BBBBI")
 _RTMSG = struct.Struct("=BBBBBBBBI")
 _IFLA_IFNAME = 3
@@ -126,7 +127,7 @@ def parse_link(message: Message) -> Interface | None:
     """An interface from RTM_NEWLINK or RTM_DELLINK; None if the message is about something else."""
     if message.type not in (RTM_NEWLINK, RTM_DELLINK) or len(message.body) < _IFINFO.size:
         return None
-    family, _type, ifindex, flags, _change = _IFINFO.unpack_from(message.body)
+    family, hardware, ifindex, flags, _change = _IFINFO.unpack_from(message.body)
     found = dict(netlink.attributes(message.body, _IFINFO.size))
     # Bridges announce their ports as AF_BRIDGE links, and leaving one as a deleted link; wireless
     # drivers send links that have only events in them.
@@ -145,6 +146,7 @@ def parse_link(message: Message) -> Interface | None:
         master=_u32(found.get(_IFLA_MASTER, b"")),
         peer_netnsid=_i32(found.get(_IFLA_LINK_NETNSID, b""), -1),
         peer=_u32(found.get(_IFLA_LINK, b"")),
+        ethernet=hardware == _ARPHRD_ETHER,
         stats=_stats(found.get(_IFLA_STATS64)),
     )
 

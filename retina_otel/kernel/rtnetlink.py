@@ -78,6 +78,11 @@ class InterfaceMonitor:
             callback(Change(ChangeKind.ADDED, interface))
         self._subscribers.append(callback)
 
+    def unsubscribe(self, callback: Callable[[Change], None]) -> None:
+        """No call comes after this. Unknown callbacks are no error."""
+        if callback in self._subscribers:
+            self._subscribers.remove(callback)
+
     def read_stats(self) -> Mapping[int, Interface]:
         """A fresh dump, with `stats` set. Also tells subscribers of what it finds changed.
 

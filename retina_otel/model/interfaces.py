@@ -25,6 +25,8 @@ class Interface:
     """IFLA_LINK_NETNSID: which other namespace its peer lives in, -1 if it has none there."""
     peer: int
     """IFLA_LINK: ifindex of its peer or parent, 0 if none."""
+    ethernet: bool = True
+    """Its packets start with an Ethernet header; those of tun or WireGuard do not."""
     speed_mbps: int = -1
     default_route: bool = False
     """A default route leaves through it: it is an uplink."""
@@ -55,6 +57,9 @@ class InterfaceRegistry(Protocol):
         """By ifindex, without reading the kernel again."""
 
     def subscribe(self, callback: Callable[[Change], None]) -> None: ...
+
+    def unsubscribe(self, callback: Callable[[Change], None]) -> None:
+        """No call comes after this. Unknown callbacks are no error."""
 
     def read_stats(self) -> Mapping[int, Interface]:
         """A fresh dump, with `stats` set."""

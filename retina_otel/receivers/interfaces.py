@@ -155,6 +155,7 @@ class InterfacesReceiver:
         """Nothing wakes this receiver."""
 
     def stop(self) -> None:
+        self._context.interfaces.unsubscribe(self._changed)
         self._started = False
 
     def _excluded(self, interface: Interface) -> bool:

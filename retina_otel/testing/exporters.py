@@ -179,6 +179,8 @@ class NoInterfaces:
 
     def subscribe(self, callback: object) -> None: ...
 
+    def unsubscribe(self, callback: object) -> None: ...
+
     def read_stats(self) -> Mapping[int, Interface]:
         return {}
 

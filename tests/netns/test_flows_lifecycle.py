@@ -160,3 +160,13 @@ def _attached(lab: Lab) -> str:
     programs = json.loads(lab.node.run(["bpftool", "-j", "prog", "show"]).stdout)
     names = {program["id"]: program.get("name", "") for program in programs}
     return filters + " ".join(names.get(link["prog_id"], "") for link in tcx)
+
+
+def test_an_uplink_without_ethernet_headers_is_named_and_not_miscounted(lab: Lab) -> None:
+    lab.node.ip("tuntap add tun0 mode tun", "link set tun0 up")
+    with flows_in(lab, interfaces={"uplinks": ["tun0", "uplink0"]}) as flows:
+        assert flows.degraded == (
+            "tun0 is not counted: its packets have no Ethernet header; "
+            "name another in interfaces.uplinks"
+        )
+        assert flows.receiver.attached == {"veth-web", "veth-api", "uplink0"}

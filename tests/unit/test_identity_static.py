@@ -38,6 +38,8 @@ class Registry:
     def read_stats(self) -> Mapping[int, Interface]:
         return self._interfaces
 
+    def unsubscribe(self, callback: Callable[[Change], None]) -> None: ...
+
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         for interface in self._interfaces.values():
             callback(Change(ChangeKind.ADDED, interface))

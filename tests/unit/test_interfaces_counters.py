@@ -38,6 +38,8 @@ class Kernel:
     def current(self) -> Mapping[int, Interface]:
         return self.interfaces
 
+    def unsubscribe(self, callback: Any) -> None: ...
+
     def subscribe(self, callback: Any) -> None:
         self.callback = callback
 

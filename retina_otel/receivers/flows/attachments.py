@@ -69,6 +69,15 @@ class Attachment:
     """What the ledger had of it at that moment, by egress hook."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An interface that should be counted and is not."""
+
+    interface: Interface
+    role: Role
+    reason: str
+
+
 class Attachments:
     """One attachment for each interface that has a role. Used by the tick thread only."""
 
@@ -88,7 +97,7 @@ class Attachments:
         self._hook = hook
         self._logger = logger
         self._degraded = degraded
-        self._failures: dict[int, str] = {}
+        self._failures: dict[int, _Failure] = {}
         self._following = False
         self._closed = False
         self._gone: set[int] = set()
@@ -120,7 +129,12 @@ class Attachments:
         if known is not None:
             self._detach(interface.ifindex)
         if role is not Role.NONE:
-            self._attach(interface, role)
+            self._attach(interface, role, came_later=change.kind is ChangeKind.ADDED)
+
+    def retry(self) -> None:
+        """Tries again to attach where it failed: memory may be there by now."""
+        for failure in list(self._failures.values()):
+            self._attach(failure.interface, failure.role, came_later=True)
 
     def followed_from_now(self) -> None:
         """The interfaces there were at the start are attached; those that come now are new."""
@@ -159,9 +173,14 @@ class Attachments:
         for ifindex in list(self.by_ifindex):
             self._detach(ifindex)
 
-    def _attach(self, interface: Interface, role: Role) -> None:
+    def _attach(self, interface: Interface, role: Role, *, came_later: bool) -> None:
         if interface.ifindex > _IFINDEX_MAX:
-            self._fail(interface, f"its index {interface.ifindex} does not fit into a flow's key")
+            reason = f"its index {interface.ifindex} does not fit into a flow's key"
+            self._fail(_Failure(interface, role, reason))
+            return
+        if not interface.ethernet:
+            reason = "its packets have no Ethernet header; name another in interfaces.uplinks"
+            self._fail(_Failure(interface, role, reason))
             return
         kind = "host" if role is Role.UPLINK else "pod"
         links: list[attach.Link] = []
@@ -172,9 +191,10 @@ class Attachments:
         except KernelError as error:
             for link in links:
                 link.close()
-            self._fail(interface, str(error))
+            self._fail(_Failure(interface, role, str(error)))
             return
-        self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, self._following)
+        new = came_later and self._following
+        self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, new)
         self.names[interface.ifindex] = interface.name
         if role is Role.UPLINK:
             self.uplinks.add(interface.ifindex)
@@ -203,12 +223,19 @@ class Attachments:
         for link in attachment.links:
             link.close()
 
-    def _fail(self, interface: Interface, reason: str) -> None:
-        self._failures[interface.ifindex] = f"{interface.name} is not counted: {reason}"
-        self._report()
+    def _fail(self, failure: _Failure) -> None:
+        known = self._failures.get(failure.interface.ifindex)
+        self._failures[failure.interface.ifindex] = failure
+        if known is None or known.reason != failure.reason:
+            self._report()
 
     def _report(self) -> None:
-        self._degraded("; ".join(self._failures.values()))
+        self._degraded(
+            "; ".join(
+                f"{failure.interface.name} is not counted: {failure.reason}"
+                for failure in self._failures.values()
+            )
+        )
 
 
 def _any(patterns: Sequence[str], name: str) -> bool:

@@ -6,7 +6,8 @@ ingress nobody can say yet, so the answer is that of the other direction: the re
 was sent by no local socket is somebody else's. A tuple seen only at ingress is held for one
 generation, until its replies had time to appear, and is the node's own after that.
 
-Limit: what is forwarded to a pod by destination NAT and never answered counts as the node's too.
+Limits: what is forwarded to a pod by destination NAT and never answered counts as the node's too;
+what the node itself sends through a tunnel that carries pods' packets counts at egress only.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
 
 _OWN = 1
 _FORWARDED = 2
+_UDP = 17
+_TUNNEL_PORTS = np.array([4789, 8472, 6081], np.uint16)
+"""VXLAN (RFC 7348), Linux's own VXLAN port and Geneve (RFC 8926). Their source ports only spread
+load: the two directions of one tunnel have nothing but the addresses in common."""
 _ICMP = 1
 _ICMPV6 = 58
 
@@ -64,7 +69,8 @@ class UplinkJudge:
         sent_by_node = outgoing & at_node & rows.local_socket
         sent_by_others = outgoing & at_node & ~rows.local_socket
         self._memory.put(hashes[sent_by_others], _FORWARDED)
-        self._memory.put(hashes[sent_by_node], _OWN)
+        # But a tunnel that carries pods' packets is not the node's because it carries its own too.
+        self._memory.put(hashes[sent_by_node & ~_is_tunnel(rows)], _OWN)
 
         known = np.zeros(len(rows), np.uint8)
         asked = ~outgoing & at_node
@@ -117,6 +123,9 @@ def _tuple_from_node(rows: FlowRows, outgoing: npt.NDArray[np.bool_]) -> npt.NDA
     far_port = np.where(outgoing, rows.destination_port, source_port)
     near_port = np.where(echo, rows.destination_port, near_port)
     far_port = np.where(echo, rows.destination_port, far_port)
+    tunnel = _is_tunnel(rows)
+    near_port = np.where(tunnel, rows.destination_port, near_port)
+    far_port = np.where(tunnel, rows.destination_port, far_port)
     return tuple_hash(
         Side(
             np.where(outgoing, rows.source_hi, rows.destination_hi),
@@ -130,6 +139,11 @@ def _tuple_from_node(rows: FlowRows, outgoing: npt.NDArray[np.bool_]) -> npt.NDA
         ),
         protocol,
     )
+
+
+def _is_tunnel(rows: FlowRows) -> npt.NDArray[np.bool_]:
+    tunnel: npt.NDArray[np.bool_] = np.isin(rows.destination_port, _TUNNEL_PORTS)
+    return tunnel & (rows.protocol == _UDP)
 
 
 def _is_group(rows: FlowRows) -> npt.NDArray[np.bool_]:

@@ -62,6 +62,7 @@ class FlowsReceiver:
         tables, attachments = self._started()
         # First: it tells subscribers, and where one fails, what was counted is still in the kernel.
         self._compare_with_interfaces()
+        attachments.retry()
         gone = attachments.gone()
         generation = tables.take()
         tables.forget(gone)
@@ -123,6 +124,7 @@ class FlowsReceiver:
 
     def stop(self) -> None:
         if self._attachments is not None:
+            self._context.interfaces.unsubscribe(self._attachments.on_change)
             self._attachments.close()
             self._attachments = None
         if self._events is not None:

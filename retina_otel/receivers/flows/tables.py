@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from retina_otel.errors import KernelError
 from retina_otel.kernel.maps import HashMap, Variables, mmap_array, possible_cpus
 from retina_otel.kernel.quiesce import wait_for_programs
 from retina_otel.kernel.ring import Ring
@@ -154,7 +155,11 @@ class FlowTables:
             },
         )
         self.cpus = cpus
-        self._map(self._loaded)
+        try:
+            self._map(self._loaded)
+        except KernelError:
+            self._loaded.close()
+            raise
 
     def _map(self, loaded: Loaded) -> None:
         maps, cpus = loaded.maps, self.cpus
@@ -206,7 +211,12 @@ class FlowTables:
         variables = self._variables
         ended = int(variables.generation)
         variables.generation[...] = ended + 1
-        wait_for_programs()
+        try:
+            wait_for_programs()
+        except KernelError:
+            # Still running: what it has so far is read next time, with what is added until then.
+            variables.generation[...] = ended
+            raise
         parity = ended & 1
 
         parts, cache_packets = self._read_caches(parity, ended)
