@@ -142,8 +142,10 @@ def _tuple_from_node(rows: FlowRows, outgoing: npt.NDArray[np.bool_]) -> npt.NDA
 
 
 def _is_tunnel(rows: FlowRows) -> npt.NDArray[np.bool_]:
-    tunnel: npt.NDArray[np.bool_] = np.isin(rows.destination_port, _TUNNEL_PORTS)
-    return tunnel & (rows.protocol == _UDP)
+    tunnel: npt.NDArray[np.bool_] = (rows.protocol == _UDP) & np.isin(
+        rows.destination_port, _TUNNEL_PORTS
+    )
+    return tunnel
 
 
 def _is_group(rows: FlowRows) -> npt.NDArray[np.bool_]:
