@@ -123,8 +123,8 @@ class Collector:
         self._end("terminate")
 
     def kill(self) -> None:
-        """Ends it as a crash would. A line that was being written is taken out of the file: the file
-        exporter would go on behind its first half."""
+        """Ends it as a crash would. A line that was being written is taken out of the file:
+        the file exporter would go on behind its first half."""
         self._end("kill")
         written = self.file.read_bytes()
         self.file.write_bytes(written[: written.rfind(b"\n") + 1])
