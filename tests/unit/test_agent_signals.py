@@ -74,7 +74,8 @@ class Process:
     def metric(self, name: str) -> dict[tuple[str, ...], float]:
         """The newest values of a metric in the file, by the values of its attributes."""
         values = {}
-        for line in self.out.read_text().splitlines():
+        # The file may be written to just now: what has no end yet is no line.
+        for line in self.out.read_text().rpartition("\n")[0].splitlines():
             for resource in json.loads(line).get("resourceMetrics", []):
                 for scope in resource["scopeMetrics"]:
                     for metric in scope["metrics"]:
