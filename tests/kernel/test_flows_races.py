@@ -18,8 +18,8 @@ from retina_otel.receivers.flows.tables import FlowTables
 from tests.bench.packets import compile_object, frames
 
 FLOWS = 65_536
-PACKETS_EACH = 3_000_000
 BATCH = 100_000
+LEAST_BATCHES, MOST_BATCHES = 30, 1000
 
 
 @pytest.mark.parametrize("cached", [True, False], ids=["with caches", "shared tables only"])
@@ -38,13 +38,18 @@ def test_no_packet_is_lost_between_cpus_and_generations(
     frame = frames()[f"{family} UDP"]
     program = tables.programs["flows_pod_in"]
 
+    batches = [0, 0]
+    met = threading.Event()
+
     def send(cpu: int) -> None:
+        # On until the CPUs have met, which takes longer on a machine that does other things too.
         os.sched_setaffinity(0, {cpu})
-        for _ in range(PACKETS_EACH // BATCH):
+        while batches[cpu] < LEAST_BATCHES or (not met.is_set() and batches[cpu] < MOST_BATCHES):
             testrun.run(program, frame, BATCH)
+            batches[cpu] += 1
 
     senders = [threading.Thread(target=send, args=(cpu,)) for cpu in (0, 1)]
-    counted = seen = lost = races = generations = 0
+    counted = seen = lost = generations = 0
     try:
         for sender in senders:
             sender.start()
@@ -58,15 +63,21 @@ def test_no_packet_is_lost_between_cpus_and_generations(
             assert int(generation.rows.packets.sum()) + generation.lost_packets == (
                 generation.seen_packets
             )
+            if tables.insert_races and generations > 3:
+                met.set()
             if not running:
                 break
-        races = tables.insert_races
     finally:
+        met.set()
         for sender in senders:
             sender.join()
         tables.close()
-    assert seen == 2 * PACKETS_EACH
+    assert seen == sum(batches) * BATCH
     assert counted + lost == seen
-    # Else this showed nothing: the CPUs never met, or nothing was read meanwhile.
-    assert races > 0
-    assert generations > 3
+    # Else this showed nothing.
+    assert met_before_the_bound(batches)
+
+
+def met_before_the_bound(batches: list[int]) -> bool:
+    """Both CPUs inserted one flow at the same moment, and generations were read meanwhile."""
+    return max(batches) < MOST_BATCHES
