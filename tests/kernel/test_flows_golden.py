@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from retina_otel.kernel import testrun
-from retina_otel.receivers.flows.tables import ECE, FlowTables, slot_bits
+from retina_otel.receivers.flows.rows import ECE
+from retina_otel.receivers.flows.tables import FlowTables, slot_bits
 from retina_otel.testing import packets as build
 from tests.kernel.conftest import Namespace
 

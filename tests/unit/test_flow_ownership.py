@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
-from retina_otel.receivers.flows.tables import N_FLAGS, FlowRows
+from retina_otel.receivers.flows.rows import N_FLAGS, FlowRows
 
 NODE, PEER = "172.30.0.2", "172.30.0.3"
 EGRESS, LOCAL_SOCKET = 0x100, 0x200

@@ -18,7 +18,7 @@ from retina_otel.model.attributes import (
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.protocols import NETWORK_TYPES, TRANSPORTS
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
-from retina_otel.receivers.flows.tables import N_FLAGS, NO_ACK, SYN, SYN_ACK, FlowRows
+from retina_otel.receivers.flows.rows import N_FLAGS, NO_ACK, SYN, SYN_ACK, FlowRows
 from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
 
 _TCP = 6

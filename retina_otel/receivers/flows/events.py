@@ -27,7 +27,7 @@ from retina_otel.receivers.flows.live import (
     LiveFlows,
     flow_hash,
 )
-from retina_otel.receivers.flows.tables import NO_ACK, SYN, SYN_ACK, FlowRows
+from retina_otel.receivers.flows.rows import NO_ACK, SYN, SYN_ACK, FlowRows
 from retina_otel.receivers.flows.tuples import Side
 
 _TCP = 6

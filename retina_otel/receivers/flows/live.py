@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.receivers.flows.tables import FIN, RST
+from retina_otel.receivers.flows.rows import FIN, RST
 from retina_otel.receivers.flows.tuples import Side, tuple_hash
 
 Array = npt.NDArray[Any]

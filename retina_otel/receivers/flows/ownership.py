@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.receivers.flows.tables import FlowRows
+from retina_otel.receivers.flows.rows import FlowRows
 from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
 
 _OWN = 1

@@ -16,8 +16,9 @@ from retina_otel.receivers.flows.attachments import Attachments, Rules
 from retina_otel.receivers.flows.coverage import coverage
 from retina_otel.receivers.flows.events import FlowEvents
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
+from retina_otel.receivers.flows.rows import FlowRows
 from retina_otel.receivers.flows.settings import FlowsSettings
-from retina_otel.receivers.flows.tables import FlowRows, FlowTables, LedgerCounts
+from retina_otel.receivers.flows.tables import FlowTables, LedgerCounts
 from retina_otel.receivers.flows.tuples import TupleMemory
 
 

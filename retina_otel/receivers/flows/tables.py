@@ -21,77 +21,18 @@ from retina_otel.kernel.ring import Ring
 from retina_otel.loaders import core
 from retina_otel.loaders.base import Loaded
 from retina_otel.loaders.objects import path
+from retina_otel.receivers.flows.rows import (
+    N_FLAGS,
+    FlowRows,
+    flag_rows,
+    slot_rows,
+    table_rows,
+)
 
-N_FLAGS = 9
-FIN, SYN, SYN_ACK, RST, PSH, URG, ECE, CWR, NO_ACK = range(N_FLAGS)
-FLAGS_IN_SLOT = 5
-
-_META_EGRESS = np.uint32(0x100)
-_META_LOCAL_SOCKET = np.uint32(0x200)
-_META_IFINDEX_SHIFT = np.uint32(10)
 _PARITIES = 2
 _DIRECTIONS = 2
 _LEDGER_INTERFACES = 256
-_V4_MAPPED = np.uint64(0xFFFF << 32)
 _LEDGER_COUNTS = ("buffers", "bytes", "packets", "wire_bytes", "not_ip_packets", "not_ip_bytes")
-
-
-@dataclass(frozen=True, slots=True)
-class FlowRows:
-    """n rows; a flow may have several (one a CPU and table), to be added up. Host byte order."""
-
-    source_hi: npt.NDArray[np.uint64]
-    source_lo: npt.NDArray[np.uint64]
-    destination_hi: npt.NDArray[np.uint64]
-    destination_lo: npt.NDArray[np.uint64]
-    source_port: npt.NDArray[np.uint16]
-    """For ICMP(v6): type << 8 | code."""
-    destination_port: npt.NDArray[np.uint16]
-    """For ICMP(v6): the identifier of an echo, else 0."""
-    meta: npt.NDArray[np.uint32]
-    """RT_META_* of rt_types.h."""
-    ipv6: npt.NDArray[np.bool_]
-    packets: npt.NDArray[np.int64]
-    bytes: npt.NDArray[np.int64]
-    first: npt.NDArray[np.uint32]
-    """Low 32 bits of jiffies; 0 for a row that has only flags."""
-    last: npt.NDArray[np.uint32]
-    flags: npt.NDArray[np.uint32]
-    """(n, N_FLAGS)"""
-
-    def __len__(self) -> int:
-        return len(self.meta)
-
-    def select(self, chosen: npt.NDArray[Any]) -> FlowRows:
-        """The rows of a mask or an index array."""
-        return FlowRows(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
-
-    @staticmethod
-    def concatenate(parts: list[FlowRows]) -> FlowRows:
-        return FlowRows(
-            *(
-                np.concatenate([getattr(part, name) for part in parts])
-                for name in FlowRows.__dataclass_fields__
-            )
-        )
-
-    @property
-    def protocol(self) -> npt.NDArray[np.uint8]:
-        return self.meta.astype(np.uint8)
-
-    @property
-    def at_egress_hook(self) -> npt.NDArray[np.bool_]:
-        egress: npt.NDArray[np.bool_] = (self.meta & _META_EGRESS) != 0
-        return egress
-
-    @property
-    def local_socket(self) -> npt.NDArray[np.bool_]:
-        local: npt.NDArray[np.bool_] = (self.meta & _META_LOCAL_SOCKET) != 0
-        return local
-
-    @property
-    def ifindex(self) -> npt.NDArray[np.uint32]:
-        return self.meta >> _META_IFINDEX_SHIFT
 
 
 LedgerCounts = dict[str, int]
@@ -296,10 +237,10 @@ class FlowTables:
         for cpu in range(self.cpus):
             slots = self._caches[4][cpu, parity]
             taken = slots[slots["generation"] == generation]
-            parts.append(_slot_rows(4, taken, taken["details"]))
+            parts.append(slot_rows(4, taken, taken["details"]))
             slots = self._caches[6][cpu, parity]
             chosen = slots["generation"] == generation
-            parts.append(_slot_rows(6, slots[chosen], self._details6[cpu, parity][chosen]))
+            parts.append(slot_rows(6, slots[chosen], self._details6[cpu, parity][chosen]))
         packets = sum(int(part.packets.sum()) for part in parts)
         return parts, packets
 
@@ -310,11 +251,11 @@ class FlowTables:
         ):
             keys, values = table.drain()
             none = np.zeros((len(keys), N_FLAGS), np.uint32)
-            part = _rows(family, keys, values, none, first=values["first"])
+            part = table_rows(family, keys, values, none, first=values["first"])
             packets += int(part.packets.sum())
             parts.append(part)
             keys, values = flag_table.drain()
-            parts.append(_flag_rows(family, keys, values["flags"].copy()))
+            parts.append(flag_rows(family, keys, values["flags"].copy()))
         return parts, packets
 
     def _read_ring(self, generation: int) -> tuple[list[FlowRows], int]:
@@ -332,7 +273,7 @@ class FlowTables:
                 dtype = self._hashes[0][0].key_dtype
                 raw = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, keys.dtype.itemsize)
                 keys = np.ascontiguousarray(raw[:, : dtype.itemsize]).view(dtype).reshape(-1)
-            parts.append(_rows(family, keys, own, own["flags"].copy(), first=own["last"]))
+            parts.append(table_rows(family, keys, own, own["flags"].copy(), first=own["last"]))
         return parts, int(records["packets"].sum())
 
     def _totals(self, parity: int) -> _Totals:
@@ -363,56 +304,3 @@ def slot_bits(cache_bytes: int, cpus: int) -> int:
     # A line and a tag for each family, and the details of IPv6.
     bytes_per_slot = (64 + 4 + 64 + 24 + 4) * _PARITIES * cpus
     return min(16, max(6, (cache_bytes // bytes_per_slot).bit_length() - 1))
-
-
-def _slot_rows(family: int, slots: npt.NDArray[Any], details: npt.NDArray[Any]) -> FlowRows:
-    flags = np.zeros((len(slots), N_FLAGS), np.uint32)
-    flags[:, :FLAGS_IN_SLOT] = details["flags"]
-    return _rows(family, slots["key"], slots, flags, first=details["first"])
-
-
-def _rows(
-    family: int,
-    keys: npt.NDArray[Any],
-    values: npt.NDArray[Any],
-    flags: npt.NDArray[np.uint32],
-    *,
-    first: npt.NDArray[np.uint32],
-) -> FlowRows:
-    """Copies out of the kernel's layout."""
-    if family == 4:
-        zeros = np.zeros(len(keys), np.uint64)
-        source = zeros, _V4_MAPPED | keys["saddr"].byteswap().astype(np.uint64)
-        destination = zeros, _V4_MAPPED | keys["daddr"].byteswap().astype(np.uint64)
-    else:
-        source, destination = _halves(keys["saddr"]), _halves(keys["daddr"])
-    return FlowRows(
-        source_hi=source[0],
-        source_lo=source[1],
-        destination_hi=destination[0],
-        destination_lo=destination[1],
-        source_port=keys["sport"].byteswap(),
-        destination_port=keys["dport"].byteswap(),
-        meta=keys["meta"].copy(),
-        ipv6=np.full(len(keys), family == 6),
-        packets=values["packets"].astype(np.int64),
-        bytes=values["bytes"].astype(np.int64),
-        first=first.copy(),
-        last=values["last"].copy(),
-        flags=flags,
-    )
-
-
-def _flag_rows(family: int, keys: npt.NDArray[Any], flags: npt.NDArray[np.uint32]) -> FlowRows:
-    """Rows without packets: flags of flows whose packets stand in other rows."""
-    values = np.zeros(len(keys), [("packets", "u8"), ("bytes", "u8"), ("last", "u4")])
-    return _rows(family, keys, values, flags, first=values["last"])
-
-
-def _halves(
-    words: npt.NDArray[np.uint32],
-) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The two halves of n addresses of four network-order words each."""
-    host = words.byteswap().astype(np.uint64)
-    shift = np.uint64(32)
-    return host[:, 0] << shift | host[:, 1], host[:, 2] << shift | host[:, 3]
