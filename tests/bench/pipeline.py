@@ -25,8 +25,9 @@ from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport
 from retina_otel.processors.identity import resolve
 from retina_otel.receivers.flows import columns
+from retina_otel.receivers.flows.rows import FlowRows
 from retina_otel.receivers.flows.settings import FlowsSettings
-from retina_otel.receivers.flows.tables import FlowRows, FlowTables
+from retina_otel.receivers.flows.tables import FlowTables
 from retina_otel.receivers.flows.tuples import TupleMemory
 from retina_otel.testing import packets as build
 from tests.bench.report import Figure, Report

@@ -16,7 +16,7 @@ from retina_otel.model.signals import FLOW_END_REASON, FLOW_IO, FLOW_PACKETS
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.events import batch, flows_of
 from retina_otel.receivers.flows.live import END_REASONS, LiveFlows
-from retina_otel.receivers.flows.tables import FIN, N_FLAGS, NO_ACK, RST, SYN, FlowRows
+from retina_otel.receivers.flows.rows import FIN, N_FLAGS, NO_ACK, RST, SYN, FlowRows
 
 WINDOW = Window(0, 1)
 NAMES = {2: "veth-web", 3: "veth-api", 9: "eth0"}
