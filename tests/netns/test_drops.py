@@ -40,6 +40,7 @@ RING_RECORD = 96
 """A record of rt_drop_record with its header."""
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_firewall_drops_equals_the_rules_own_counter(lab: Lab, family: str) -> None:
     web, api = lab.pod("web"), lab.pod("api")

@@ -26,6 +26,7 @@ def assert_books_close(flows: Flows) -> None:
     assert report.held == 0
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("family", [4, 6])
 def test_udp_between_pods_is_counted_once_at_each_end(lab: Lab, family: int) -> None:
     web, api = lab.pod("web"), lab.pod("api")
@@ -42,6 +43,7 @@ def test_udp_between_pods_is_counted_once_at_each_end(lab: Lab, family: int) -> 
     assert {flow.transport for flow in flows.packets} == {"udp"}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("family", [4, 6])
 def test_pings_between_pods_are_counted_in_both_directions(lab: Lab, family: int) -> None:
     web, api = lab.pod("web"), lab.pod("api")
@@ -62,6 +64,7 @@ def test_pings_between_pods_are_counted_in_both_directions(lab: Lab, family: int
     assert {flow.transport for flow in flows.packets} == {"icmpv6" if family == 6 else "icmp"}
 
 
+@pytest.mark.kernels
 @pytest.mark.parametrize("family", [4, 6])
 def test_tcp_between_pods_equals_both_interfaces_and_the_connection_s_own_count(
     lab: Lab, family: int
@@ -176,6 +179,7 @@ def test_a_full_table_overflows_to_the_ring_and_then_to_the_counter_of_the_lost(
     assert counted == report.drained
 
 
+@pytest.mark.kernels
 def test_unusual_packets_are_counted_with_their_headers(lab: Lab) -> None:
     web, api = lab.pod("web"), lab.pod("api")
     four, six = (web.ipv4, api.ipv4), (web.ipv6, api.ipv6)

@@ -59,6 +59,7 @@ def test_pod_to_pod_on_one_node_is_egress_of_one_and_ingress_of_the_other(
     assert report.difference == 0
 
 
+@pytest.mark.kernels
 @FAMILIES
 def test_pod_to_outside_through_masquerade_is_counted_at_the_pod_only(
     lab: Lab, family: int
@@ -84,6 +85,7 @@ def test_pod_to_outside_through_masquerade_is_counted_at_the_pod_only(
     assert (report.difference, report.held) == (0, 0)
 
 
+@pytest.mark.kernels
 @FAMILIES
 def test_host_to_outside_is_counted_at_the_uplink(lab: Lab, family: int) -> None:
     world = WORLD6 if family == 6 else WORLD4
