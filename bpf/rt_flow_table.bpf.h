@@ -126,7 +126,7 @@ static __noinline int RT_COUNT_FLAGS(struct RT_KEY *key, struct rt_packet *packe
 	return 0;
 }
 
-/* Counts a packet in the HASH, else the ring, else as lost. Returns 0: global functions return. */
+/* Counts a packet in the HASH, else the ring, else as lost. Returns 0, always. */
 static __noinline int RT_COUNT_MISS(struct RT_KEY *key, struct rt_packet *packet, __u32 generation)
 {
 	struct rt_flow_stats *stats;
