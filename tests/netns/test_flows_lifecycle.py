@@ -49,17 +49,17 @@ def test_pods_that_come_and_go_under_traffic_are_counted_from_their_first_packet
     assert not flows.degraded
 
 
+@pytest.mark.parametrize("family", [4, 6])
 def test_offloaded_buffers_are_segments_to_flows_and_buffers_to_the_ledger(
-    offloaded_lab: Lab,
+    offloaded_lab: Lab, family: int
 ) -> None:
     lab = offloaded_lab
     web, api = lab.pod("web"), lab.pod("api")
     request, response = 200_003, 300_007
-    with TcpServer(api, api.ipv4, 8080), flows_in(lab) as flows:
+    target = api.ipv6 if family == 6 else api.ipv4
+    with TcpServer(api, target, 8080), flows_in(lab) as flows:
         before = web.host_counters()
-        exchange = traffic.tcp(
-            web, (api.ipv4, 8080), requests=11, request=request, response=response
-        )
+        exchange = traffic.tcp(web, (target, 8080), requests=11, request=request, response=response)
         flows.settle()
         carried = web.host_counters() - before
         ledger = flows.receiver.ledger_of("veth-web")
@@ -74,7 +74,7 @@ def test_offloaded_buffers_are_segments_to_flows_and_buffers_to_the_ledger(
     assert out == exchange.sent.packets
     assert back == exchange.received.packets
     assert out > carried.rx_packets  # else nothing was offloaded, and this test shows nothing
-    header = 14 + 20 + 32  # link, IPv4, TCP with time stamps
+    header = 14 + (40 if family == 6 else 20) + 32  # link, IP, TCP with time stamps
     syn = 8  # options that only SYNs have: 40 bytes of TCP header
     assert out_bytes - out * header - syn == 11 * request
     assert back_bytes - back * header - syn == 11 * response
