@@ -1,4 +1,4 @@
-"""flows: bytes, packets and TCP flags of each flow, where design says a packet is counted."""
+"""flows: bytes, packets and TCP flags of each flow, counted where it is certain whose they are."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.receivers.flows.rows import FlowRows
-from retina_otel.receivers.flows.tuples import Side, TupleMemory, tuple_hash
+from retina_otel.receivers.flows.tuples import Side, TupleMemory, address_hash, tuple_hash
 
 _OWN = 1
 _FORWARDED = 2
@@ -93,12 +93,9 @@ def contains(
     hi: npt.NDArray[np.uint64],
     lo: npt.NDArray[np.uint64],
 ) -> npt.NDArray[np.bool_]:
-    """Which of n addresses are among a few."""
-    found = np.zeros(len(hi), np.bool_)
-    # A node has a handful of addresses: comparing with each beats sorting all rows.
-    for one_hi, one_lo in zip(*addresses, strict=True):
-        found |= (hi == one_hi) & (lo == one_lo)
-    return found
+    """Which of n addresses are among the given ones: a handful, or thousands where kube-proxy
+    uses IPVS and every service has its address on the node."""
+    return np.isin(address_hash(hi, lo), address_hash(*addresses))
 
 
 def halves(addresses: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:

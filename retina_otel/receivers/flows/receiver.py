@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from retina_otel.component import Collected, Context
 from retina_otel.errors import KernelError
@@ -32,6 +33,8 @@ class FlowsReceiver:
         self._attachments: Attachments | None = None
         self._judge = UplinkJudge(2 * settings.max_flows)
         self._held = 0
+        self._addresses: tuple[str, ...] = ()
+        self._halves = halves(())
         self._openers = TupleMemory(2 * settings.max_flows) if settings.initiator else None
         self._events: FlowEvents | None = None
 
@@ -69,7 +72,7 @@ class FlowsReceiver:
         tables.forget(gone)
         rows = generation.rows
         at_uplink = np.isin(rows.ifindex, attachments.uplink_array())
-        judged = self._judge.judge(rows.select(at_uplink), halves(self._node_addresses()))
+        judged = self._judge.judge(rows.select(at_uplink), self._node_addresses())
         held_before = self._held
         self._held = int(judged.held.packets.sum())
         at_pods = rows.select(~at_uplink) if at_uplink.any() else rows
@@ -179,12 +182,16 @@ class FlowsReceiver:
             raise RuntimeError("collect() before start()")
         return self._tables, self._attachments
 
-    def _node_addresses(self) -> list[str]:
-        return [
+    def _node_addresses(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """(hi, lo) of the node's addresses; made anew only when these have changed."""
+        texts = tuple(
             address
             for interface in self._context.interfaces.current().values()
             for address in interface.addresses
-        ]
+        )
+        if texts != self._addresses:
+            self._addresses, self._halves = texts, halves(texts)
+        return self._halves
 
 
 def _preemptible_softirqs() -> bool:

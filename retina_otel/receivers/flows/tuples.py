@@ -91,6 +91,11 @@ def tuple_hash(near: Side, far: Side, protocol: npt.NDArray[np.uint8]) -> npt.ND
     return mixed
 
 
+def address_hash(hi: npt.NDArray[np.uint64], lo: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """64 bits for each of n addresses."""
+    return _mix(_mix(hi) ^ lo)
+
+
 def _mix(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
     """The finaliser of SplitMix64: a bijection that spreads every bit over all."""
     words = words + np.uint64(0x9E3779B97F4A7C15)
