@@ -231,20 +231,17 @@ static __always_inline void rt_read_place(struct sk_buff *skb, struct sock *rx_s
 }
 
 static __always_inline struct rt_drop_row *rt_row(void *table, const struct rt_drop_key *key,
-						  __u64 now, struct rt_drop_ledger *ledger)
+						  __u64 now, long *error)
 {
 	struct rt_drop_row *row = bpf_map_lookup_elem(table, key);
 	struct rt_drop_row empty = {.first = now, .last = now};
-	long error;
 
 	if (row)
 		return row;
-	error = bpf_map_update_elem(table, key, &empty, BPF_NOEXIST);
+	*error = bpf_map_update_elem(table, key, &empty, BPF_NOEXIST);
 	/* EEXIST: another CPU was first, and its row is as good. */
-	if (!error || error == -RT_EEXIST)
+	if (!*error || *error == -RT_EEXIST)
 		return bpf_map_lookup_elem(table, key);
-	if (error != -RT_E2BIG)
-		__sync_fetch_and_add(&ledger->insert_errors, 1);
 	return NULL;
 }
 
@@ -254,9 +251,10 @@ static __always_inline void rt_count(const struct rt_drop_key *key, __u64 bytes,
 	__u64 now = bpf_ktime_get_ns();
 	struct rt_drop_record *record;
 	struct rt_drop_row *row;
+	long error = 0;
 
-	row = now_generation & 1 ? rt_row(&drops_odd, key, now, ledger)
-				 : rt_row(&drops_even, key, now, ledger);
+	row = now_generation & 1 ? rt_row(&drops_odd, key, now, &error)
+				 : rt_row(&drops_even, key, now, &error);
 	if (row) {
 		__sync_fetch_and_add(&row->packets, 1);
 		__sync_fetch_and_add(&row->bytes, bytes);
@@ -275,8 +273,10 @@ static __always_inline void rt_count(const struct rt_drop_key *key, __u64 bytes,
 		__sync_fetch_and_add(&ledger->ring, 1);
 		return;
 	}
-	__sync_fetch_and_add(&ledger->lost, 1);
-	__sync_fetch_and_add(&ledger->lost_bytes, bytes);
+	if (error == -RT_E2BIG)
+		__sync_fetch_and_add(&ledger->lost, 1);
+	else
+		__sync_fetch_and_add(&ledger->insert_failed, 1);
 }
 
 SEC("tp_btf/kfree_skb")
@@ -312,6 +312,10 @@ int drops_kfree_skb(__u64 *ctx)
 	}
 	if (!key.ifindex && !skb->protocol) {
 		__sync_fetch_and_add(&ledger->not_network, 1);
+		return 0;
+	}
+	if (!all_namespaces && !key.netns) {
+		__sync_fetch_and_add(&ledger->unknown_netns, 1);
 		return 0;
 	}
 	rt_find_network_header(skb, &buffer);

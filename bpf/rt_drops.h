@@ -44,17 +44,17 @@ struct rt_drop_record {
 
 /*
  * Ledger of one CPU and parity of generation, in packets, cumulative.
- * seen = hash + ring + lost + not_network + other_netns + sum(excluded)
+ * seen = hash + ring + lost + insert_failed + not_network + other_netns + unknown_netns + sum(excluded)
  */
 struct rt_drop_ledger {
 	__u64 seen;
 	__u64 hash;
 	__u64 ring;
 	__u64 lost; /* table full and ring full */
-	__u64 lost_bytes;
-	__u64 insert_errors; /* why the ring was needed, other than a full table */
+	__u64 insert_failed; /* table not full, but it took no row (busy, no memory); ring full */
 	__u64 not_network;   /* buffers of unix and netlink sockets */
 	__u64 other_netns;
+	__u64 unknown_netns; /* where only some namespaces are asked for, and none can be told */
 	__u64 excluded[RT_CORE_REASONS];
 };
 

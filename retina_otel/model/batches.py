@@ -48,7 +48,10 @@ class RawEnds:
     """The node's interface behind which this end lives, 0 if it is not local. This, not the
     address, tells who a local end is."""
     netns: npt.NDArray[np.uint32] | None = None
-    """Inode of the network namespace in which the end was seen, 0 or None if not known."""
+    """Inode of the network namespace in which the end lives, 0 or None if not known."""
+    seen_netns: npt.NDArray[np.uint32] | None = None
+    """Inode of the network namespace in which the packet was seen, 0 if not known; None: all were
+    seen in the node's own. An address means there what it does, which elsewhere may be another."""
 
     def at(self, rows: Rows) -> RawEnds:
         return RawEnds(
@@ -57,6 +60,7 @@ class RawEnds:
             port=self.port[rows],
             ifindex=self.ifindex[rows],
             netns=None if self.netns is None else self.netns[rows],
+            seen_netns=None if self.seen_netns is None else self.seen_netns[rows],
         )
 
 

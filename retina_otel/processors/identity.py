@@ -1,7 +1,9 @@
 """`identity`: says of each end of each row who it is, by what identity extensions know.
 
 A local end is told by the interface or the network namespace it lives behind, since an address can
-be anybody's; only then by address, as remote ends are. Nothing known: UNKNOWN_ROW, never a guess.
+be anybody's; only then by address, as remote ends are. An address tells only where the packet was
+seen in a namespace that is somebody's here (the node's own, a pod's): other containers may use the
+same addresses for others. Nothing known: UNKNOWN_ROW, never a guess.
 """
 
 from __future__ import annotations
@@ -45,7 +47,8 @@ class IdentityProcessor:
 
 
 def resolve(table: EndpointTable, ends: RawEnds | None) -> Rows | None:
-    """The row of each end: by interface, else by namespace, else by address."""
+    """The row of each end: by interface, else by namespace, else by address. The node's own
+    namespace must be in the table, as NodeIdentity puts it there."""
     if ends is None:
         return None
     rows = table.resolve_interface(ends.ifindex)
@@ -53,6 +56,8 @@ def resolve(table: EndpointTable, ends: RawEnds | None) -> Rows | None:
         open_ = rows == UNKNOWN_ROW
         rows[open_] = table.resolve_netns(ends.netns[open_])
     open_ = rows == UNKNOWN_ROW
+    if ends.seen_netns is not None:
+        open_ &= table.resolve_netns(ends.seen_netns) != UNKNOWN_ROW
     if open_.any():
         rows[open_] = table.resolve_address(ends.hi[open_], ends.lo[open_])
     return rows

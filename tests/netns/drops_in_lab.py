@@ -17,6 +17,7 @@ import numpy as np
 
 from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
+from retina_otel.extensions.node_identity import NodeIdentity
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
@@ -69,6 +70,7 @@ class Counting:
             identity=self.identity,
             interfaces=self.monitor,
         )
+        lab.node.call(NodeIdentity(context).start)
         self.receiver = DropsReceiver(settings, context)
         self.processor = IdentityProcessor(IdentitySettings(), context)
         self.metrics: list[MetricBatch] = []

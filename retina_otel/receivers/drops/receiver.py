@@ -112,19 +112,16 @@ class DropsReceiver:
     def _account(self, drops: Drops) -> None:
         assert self._table is not None
         not_ours = {self._reasons.name(number): n for number, n in drops.excluded.items()}
-        not_ours |= {
-            name: count
-            for name, count in (
-                ("not_network", drops.not_network),
-                ("other_netns", drops.other_netns),
-            )
-            if count
-        }
+        not_ours |= _without_zeros(
+            not_network=drops.not_network,
+            other_netns=drops.other_netns,
+            unknown_netns=drops.unknown_netns,
+        )
         self._context.ledger.add(
             seen=drops.seen,
             drained=int(drops.rows["packets"].sum()),
             not_ours=not_ours,
-            lost={"table_full": drops.lost} if drops.lost else None,
+            lost=_without_zeros(table_full=drops.lost, insert_failed=drops.insert_failed),
         )
         self._context.ledger.set_beside("recursion_misses", self._table.recursion_misses())
 
@@ -197,6 +194,7 @@ class DropsReceiver:
         Made here (no receiving interface): the source lives in that namespace. Received: in a pod's
         namespace the destination lives there; in the node's own, which forwards, it is told by its
         address. On the node the interface tells a pod, if it is the node's end of a pod's wire.
+        The address means what it does in that namespace, which may be of another cluster.
         """
         halves = keys["saddr" if which == "s" else "daddr"].copy().view(">u8").reshape(-1, 2)
         received = keys["iif"] != 0
@@ -216,7 +214,12 @@ class DropsReceiver:
             port=keys["sport" if which == "s" else "dport"],
             ifindex=np.where(at_wire, at, 0).astype(np.uint32),
             netns=np.where(inside, keys["netns"], 0).astype(np.uint32),
+            seen_netns=keys["netns"].astype(np.uint32),
         )
+
+
+def _without_zeros(**counts: int) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def _is_wire(interface: Interface) -> bool:

@@ -17,8 +17,9 @@ class DropsSettings(Settings):
     """Reasons that are not counted as drops, by the kernel's name in lower case. What is given
     replaces the default; the ledger says how many were left out, by reason."""
     namespaces: Literal["all", "node"] = "all"
-    """`all`: network namespaces of whatever lives on the machine. `node`: the agent's own and those
-    of known pods."""
+    """`all`: network namespaces of whatever lives on the machine; ends of a packet dropped in one
+    that nobody knows stay unknown, since their addresses may be another cluster's. `node`: the
+    agent's own and those of known pods."""
     max_entries: int = Field(default=16384, ge=16, le=1 << 20)
     """Different keys that one interval may count; more go through the ring, then they are lost, and
     counted. About 300 bytes of kernel memory for each."""

@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 
 _PROGRAM = "drops_kfree_skb"
 _TABLES = ("drops_even", "drops_odd")
+_WORDS = ("seen", "lost", "insert_failed", "not_network", "other_netns", "unknown_netns")
+"""Of the ledger, named as in Drops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +41,13 @@ class Drops:
     """rt_drop_row."""
     seen: int
     lost: int
+    """Table and ring were full."""
+    insert_failed: int
+    """The table took no row for another reason, and the ring was full."""
     not_network: int
     other_netns: int
+    unknown_netns: int
+    """0 where all namespaces are counted."""
     excluded: Mapping[int, int]
     """By number of the reason."""
 
@@ -125,16 +132,13 @@ class DropsTable:
         now = self._ledger[:, parity].copy()
         change = {
             name: now[name].sum(axis=0) - self._before[parity][name].sum(axis=0)
-            for name in ("seen", "lost", "not_network", "other_netns", "excluded")
+            for name in (*_WORDS, "excluded")
         }
         self._before[parity] = now
         return Drops(
             keys=np.concatenate((keys, records["key"])),
             rows=np.concatenate((rows, _as_rows(records, rows.dtype))),
-            seen=int(change["seen"]),
-            lost=int(change["lost"]),
-            not_network=int(change["not_network"]),
-            other_netns=int(change["other_netns"]),
+            **{name: int(change[name]) for name in _WORDS},
             excluded={
                 int(number): int(change["excluded"][number])
                 for number in np.flatnonzero(change["excluded"])
