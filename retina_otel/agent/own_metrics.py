@@ -1,12 +1,13 @@
 """The metrics that the agent reports about itself, declared once; they ride every metrics exporter.
 
 Ledgers count raw things since the start: for each ledger, seen = drained + filtered + sampled +
-not_ours + lost + held, so `retina.ledger.difference` is 0 when the books close.
+not_ours + lost + held, so `retina.ledger.difference` is 0 when the books close. What exporters do
+is told by the names of the semantic conventions for SDKs where there are any.
 """
 
 from __future__ import annotations
 
-from retina_otel.model.attributes import NETWORK_INTERFACE_NAME
+from retina_otel.model.attributes import ERROR_TYPE, NETWORK_INTERFACE_NAME
 from retina_otel.model.signals import PREFIX, Attribute, Kind, Metric
 
 SCOPE = "retina_otel.agent"
@@ -62,6 +63,18 @@ RELOAD_OUTCOME = Attribute(
     "`refused`: the file was invalid and the old configuration went on.",
     examples=("applied", "refused"),
 )
+OTEL_COMPONENT_NAME = Attribute(
+    "otel.component.name",
+    "string",
+    "The exporter, as the configuration names it.",
+    examples=("otlp_http", "otlp_http/backup"),
+)
+OTEL_COMPONENT_TYPE = Attribute(
+    "otel.component.type",
+    "string",
+    "The exporter's type and signal, as the semantic conventions call it if they have a name.",
+    examples=("otlp_http_metric_exporter", "otlp_http_log_exporter", "file_metric_exporter"),
+)
 CPU_MODE = Attribute(
     "cpu.mode", "string", "Mode of the CPU.", stability="development", examples=("user", "system")
 )
@@ -96,6 +109,42 @@ LEDGER_BESIDE = Metric(
     "{count}",
     "What is known beside the books: before attaching, in recursions of the kernel.",
     attributes=(LEDGER_NAME, LEDGER_REASON, LEDGER_UNIT),
+    scope=SCOPE,
+)
+_EXPORTER = (OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE, ERROR_TYPE)
+POINTS_EXPORTED = Metric(
+    "otel.sdk.exporter.metric_data_point.exported",
+    Kind.COUNTER,
+    "{data_point}",
+    "Data points that an exporter is done with: the backend took them, or `error.type` says why "
+    "it never will, by the ledger's reason for what is lost.",
+    attributes=_EXPORTER,
+    scope=SCOPE,
+)
+EVENTS_EXPORTED = Metric(
+    "otel.sdk.exporter.log.exported",
+    Kind.COUNTER,
+    "{log_record}",
+    "Events that an exporter is done with: the backend took them, or `error.type` says why it "
+    "never will, by the ledger's reason for what is lost.",
+    attributes=_EXPORTER,
+    scope=SCOPE,
+)
+EXPORTER_REQUESTS = Metric(
+    f"{PREFIX}exporter.requests",
+    Kind.COUNTER,
+    "{request}",
+    "Requests, or writes, that were tried, retries among them. Those that did not pass as a whole "
+    "have an `error.type`; `internal` is a defect of the agent, which has sent nothing.",
+    attributes=_EXPORTER,
+    scope=SCOPE,
+)
+EXPORTER_REQUEST_IO = Metric(
+    f"{PREFIX}exporter.request.io",
+    Kind.COUNTER,
+    "By",
+    "Size of all these requests before compression.",
+    attributes=(OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE),
     scope=SCOPE,
 )
 COVERAGE = Metric(
@@ -171,6 +220,10 @@ OWN_METRICS: tuple[Metric, ...] = (
     LEDGER_DIFFERENCE,
     LEDGER_HELD,
     LEDGER_BESIDE,
+    POINTS_EXPORTED,
+    EVENTS_EXPORTED,
+    EXPORTER_REQUESTS,
+    EXPORTER_REQUEST_IO,
     COVERAGE,
     COMPONENT_STATUS,
     COMPONENT_FAILURES,

@@ -26,10 +26,12 @@ from retina_otel.agent.resource import own_usage
 from retina_otel.agent.status import StatusBoard
 from retina_otel.component import Collected, State
 from retina_otel.model import batches
-from retina_otel.model.attributes import NETWORK_INTERFACE_NAME
+from retina_otel.model.attributes import ERROR_TYPE, NETWORK_INTERFACE_NAME
 from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
+from retina_otel.pipeline.ledger import ExportCounts
 
+_SIGNALS = {"points": "metric", "events": "log"}
 _Observe = Callable[[], Iterable[Observation]]
 _DELTA: dict[type, AggregationTemporality] = {
     Counter: AggregationTemporality.DELTA,
@@ -67,6 +69,10 @@ class OwnTelemetry:
         self._observe(own.LEDGER_DIFFERENCE, self._ledger_differences)
         self._observe(own.LEDGER_HELD, self._ledger_held)
         self._observe(own.LEDGER_BESIDE, self._ledger_beside)
+        self._observe(own.POINTS_EXPORTED, lambda: self._exported("points"))
+        self._observe(own.EVENTS_EXPORTED, lambda: self._exported("events"))
+        self._observe(own.EXPORTER_REQUESTS, self._requests)
+        self._observe(own.EXPORTER_REQUEST_IO, self._request_io)
         self._observe(own.COVERAGE, self._coverage)
         self._observe(own.COMPONENT_STATUS, self._component_states)
         self._observe(own.COMPONENT_FAILURES, self._component_failures)
@@ -166,6 +172,35 @@ class OwnTelemetry:
                     },
                 )
 
+    def _exports(self) -> Iterator[tuple[str, dict[str, str], ExportCounts]]:
+        """Units, the attributes of the exporter, and what it did with them."""
+        for ledger_name, report in self._board.ledgers().items():
+            id_ = ledger_name.partition("/")[2]
+            type_ = id_.partition("/")[0]
+            for unit, counts in report.exports.items():
+                yield (
+                    unit,
+                    {
+                        own.OTEL_COMPONENT_NAME.name: id_,
+                        own.OTEL_COMPONENT_TYPE.name: f"{type_}_{_SIGNALS[unit]}_exporter",
+                    },
+                    counts,
+                )
+
+    def _exported(self, wanted: str) -> Iterator[Observation]:
+        for unit, exporter, counts in self._exports():
+            if unit == wanted:
+                yield from _by_error_type(counts.exported, counts.failed, exporter)
+
+    def _requests(self) -> Iterator[Observation]:
+        for _, exporter, counts in self._exports():
+            passed = counts.requests - sum(counts.request_failures.values())
+            yield from _by_error_type(passed, counts.request_failures, exporter)
+
+    def _request_io(self) -> Iterator[Observation]:
+        for _, exporter, counts in self._exports():
+            yield Observation(counts.request_bytes, exporter)
+
     def _coverage(self) -> Iterator[Observation]:
         for name, report in self._board.ledgers().items():
             for interface, ratio in report.coverage.items():
@@ -204,6 +239,14 @@ class OwnTelemetry:
 
     def _memory(self) -> Iterator[Observation]:
         yield Observation(own_usage()[2])
+
+
+def _by_error_type(
+    passed: int, failed: Mapping[str, int], exporter: Mapping[str, str]
+) -> Iterator[Observation]:
+    yield Observation(passed, exporter)
+    for why, count in failed.items():
+        yield Observation(count, {**exporter, ERROR_TYPE.name: why})
 
 
 _Point = NumberDataPoint | HistogramDataPoint

@@ -146,12 +146,15 @@ class Lane(ABC, Generic[Export]):
         timeout_s = self._options.timeout_s
         if self._deadline_ns is not None:
             timeout_s = max(0.05, min(timeout_s, (self._deadline_ns - now) / _S))
-        self._report.request(len(request.body))
-        self._answered(request, self._send(request.body, timeout_s))
+        outcome = self._send(request.body, timeout_s)
+        self._report.request(self.unit, len(request.body), outcome)
+        self._answered(request, outcome)
 
     def defect(self, message: str) -> None:
         """Something in here raised: the export is left, and begun anew at the next tick."""
-        self._report.failed(self.name, Outcome(Result.RETRY, "internal", message))
+        outcome = Outcome(Result.RETRY, "internal", message)
+        self._report.request(self.unit, 0, outcome)
+        self._report.failed(self.name, outcome)
         self._forget()
         now = self._clock.monotonic_ns()
         self.due_ns = now + self._interval_ns

@@ -2,19 +2,18 @@
 
     seen = drained (accepted) + not_ours{points_superseded} + lost{<unit>_<why>}
 
-Items are points and events together, told apart by the names of the accounts and by the counts
-`points_exported` and `events_delivered` beside them. A superseded point is not lost: a newer
-value of its series is sent instead. Requests, bytes and failures by reason stand beside too.
+Items are points and events together, told apart by the names of the accounts and by the ledger's
+`exports`, which count requests, bytes and failures too. A superseded point is not lost: a newer
+value of its series is sent instead.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections import Counter
 from collections.abc import Callable
 
-from retina_otel.delivery.outcome import Clock, Outcome
+from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.pipeline.ledger import Ledger
 
 _PAUSE_NS = 10 * 10**9
@@ -22,8 +21,6 @@ _PAUSE_NS = 10 * 10**9
 _REPEAT_NS = 600 * 10**9
 """Between two warnings that say the same."""
 _MOST_REMEMBERED = 256
-
-EXPORTED = {"points": "points_exported", "events": "events_delivered"}
 
 
 class DeliveryReport:
@@ -40,8 +37,6 @@ class DeliveryReport:
         self._logger = logger
         self._clock = clock
         self._degraded = degraded
-        self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
         self._said: dict[str, int] = {}
         """What was logged, and until when it is not repeated."""
         self._announced = False
@@ -50,27 +45,18 @@ class DeliveryReport:
         self._failing: dict[str, Outcome] = {}
         self._unsent: Counter[str] = Counter()
 
-    def request(self, n_bytes: int) -> None:
-        """One request (or write) was tried, of so many bytes before compression."""
-        self._count("requests", 1)
-        self._count("request_bytes", n_bytes)
+    def request(self, unit: str, n_bytes: int, outcome: Outcome) -> None:
+        """One request (or write) was answered, of so many bytes before compression."""
+        passed = outcome.result is Result.ACCEPTED and not outcome.rejected
+        self._ledger.count_request(unit, n_bytes, "" if passed else outcome.reason)
 
     def settle(self, unit: str, *, accepted: int, lost: Counter[str], superseded: int = 0) -> None:
         """Books the items of one export, all at once. `unit` is "points" or "events"."""
-        losses = {f"{unit}_{why}": n for why, n in lost.items() if n}
-        self._ledger.add(
-            seen=accepted + superseded + sum(losses.values()),
-            drained=accepted,
-            not_ours={f"{unit}_superseded": superseded} if superseded else None,
-            lost=losses,
-        )
-        if accepted:
-            self._count(EXPORTED[unit], accepted)
+        self._ledger.add_export(unit, exported=accepted, failed=lost, superseded=superseded)
         self._unsent[unit] += lost["shutdown"]
 
     def failed(self, lane: str, outcome: Outcome) -> None:
         """A request did not pass; the exporter counts as degraded until one of this lane does."""
-        self._count(f"failures.{outcome.reason}", 1)
         known = self._failing.get(lane)
         self._failing[lane] = outcome
         if known is None or known.reason != outcome.reason:
@@ -107,17 +93,6 @@ class DeliveryReport:
         """Says what did not get out: the ledger that has it can't be sent any more."""
         if left := ", ".join(f"{n} {unit}" for unit, n in sorted(self._unsent.items()) if n):
             self._logger.warning("ended before the backend took what was left: %s", left)
-
-    def count(self, name: str) -> int:
-        """A count that stands beside the ledger's equation."""
-        with self._lock:
-            return self._counts[name]
-
-    def _count(self, name: str, n: int) -> None:
-        with self._lock:
-            self._counts[name] += n
-            value = self._counts[name]
-        self._ledger.set_beside(name, value)
 
     def _reason(self) -> str:
         distinct = dict.fromkeys(

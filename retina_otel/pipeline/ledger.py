@@ -17,6 +17,22 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class ExportCounts:
+    """What an exporter did with the items of one unit. All counts grow from the start on."""
+
+    exported: int = 0
+    """Items that the backend took."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Items that it never got, by why: the part of `lost` that is of this unit."""
+    requests: int = 0
+    """Requests, or writes, that were tried, those in `request_failures` among them."""
+    request_failures: Mapping[str, int] = field(default_factory=dict)
+    """Requests that did not pass as a whole, by why."""
+    request_bytes: int = 0
+    """In all of them, before compression."""
+
+
+@dataclass(frozen=True, slots=True)
 class LedgerReport:
     """A ledger at one moment. `unit` is what is counted: packets, events, points."""
 
@@ -35,6 +51,8 @@ class LedgerReport:
     account."""
     coverage: Mapping[str, float] = field(default_factory=dict)
     """Counted bytes over the interface's own, by interface (only where it could be judged)."""
+    exports: Mapping[str, ExportCounts] = field(default_factory=dict)
+    """By unit ("points", "events"), for exporters only."""
 
     @property
     def difference(self) -> int:
@@ -62,6 +80,11 @@ class Ledger:
         self._beside: dict[str, int] = {}
         self._coverage: dict[str, float] = {}
         self._held = 0
+        self._exported: Counter[str] = Counter()
+        self._failed: dict[str, Counter[str]] = {}
+        self._requests: Counter[str] = Counter()
+        self._request_failures: dict[str, Counter[str]] = {}
+        self._request_bytes: Counter[str] = Counter()
 
     def add(
         self,
@@ -83,6 +106,31 @@ class Ledger:
                 self._not_ours.update(not_ours)
             if lost:
                 self._lost.update(lost)
+
+    def add_export(
+        self, unit: str, *, exported: int, failed: Mapping[str, int], superseded: int = 0
+    ) -> None:
+        """Books the items of one export that has ended: those that were sent, those that never
+        will be, by why, and those of which newer ones are sent instead. `unit` tells points and
+        events apart in `lost` and `not_ours`."""
+        failures = {why: n for why, n in failed.items() if n}
+        with self._lock:
+            n_failed = sum(failures.values())
+            self._accounts.update(seen=exported + superseded + n_failed, drained=exported)
+            if superseded:
+                self._not_ours[f"{unit}_superseded"] += superseded
+            self._lost.update({f"{unit}_{why}": n for why, n in failures.items()})
+            self._exported[unit] += exported
+            self._failed.setdefault(unit, Counter()).update(failures)
+
+    def count_request(self, unit: str, n_bytes: int, error_type: str = "") -> None:
+        """One request with items of this unit has ended; an `error_type` says how it failed."""
+        with self._lock:
+            self._requests[unit] += 1
+            self._request_bytes[unit] += n_bytes
+            failures = self._request_failures.setdefault(unit, Counter())
+            if error_type:
+                failures[error_type] += 1
 
     def set_beside(self, name: str, value: int) -> None:
         with self._lock:
@@ -106,4 +154,14 @@ class Ledger:
                 beside=dict(self._beside),
                 held=self._held,
                 coverage=dict(self._coverage),
+                exports={
+                    unit: ExportCounts(
+                        exported=self._exported[unit],
+                        failed=dict(self._failed.get(unit, {})),
+                        requests=self._requests[unit],
+                        request_failures=dict(self._request_failures.get(unit, {})),
+                        request_bytes=self._request_bytes[unit],
+                    )
+                    for unit in self._exported.keys() | self._requests.keys()
+                },
             )

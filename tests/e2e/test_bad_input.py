@@ -253,7 +253,8 @@ def test_an_endpoint_that_nobody_listens_on_is_said_once_and_counted(
 
     def failures() -> int:
         ledger = agent.health(health_port(config))["ledgers"]["exporter/otlp_http"]
-        return int(ledger["beside"].get("failures.connection_refused", 0))
+        points = ledger["exports"].get("points", {"request_failures": {}})
+        return int(points["request_failures"].get("connection_refused", 0))
 
     wait_until(lambda: failures() > 3, "a fourth failure")
     shown = agent.health(health_port(config))["components"]["exporters"]["otlp_http"]

@@ -170,7 +170,10 @@ def test_an_outage_sends_only_the_newest_values_afterwards() -> None:
     assert rig.metrics.acknowledged == [9]
     report = rig.bench.ledger.report()
     assert (report.drained, report.difference, dict(report.lost)) == (2, 0, {})
-    assert report.beside["failures.http_503"] == report.beside["requests"] - 1
+    counts = report.exports["points"]
+    assert (counts.exported, counts.failed) == (2, {})
+    assert counts.requests == backend.requests
+    assert counts.request_failures == {"http_503": backend.requests - 1}
     assert rig.bench.reasons == ["HTTP 503", ""]
 
 
@@ -250,7 +253,8 @@ def test_a_refusal_is_final_and_acknowledged() -> None:
     report = rig.bench.ledger.report()
     assert (report.seen, report.drained, dict(report.lost)) == (2, 0, {"points_refused": 2})
     assert rig.metrics.acknowledged == [1]
-    assert report.beside["failures.http_400"] == 1
+    assert report.exports["points"].failed == {"refused": 2}
+    assert report.exports["points"].request_failures == {"http_400": 1}
 
 
 @pytest.mark.parametrize("temporality", Temporality)
@@ -387,5 +391,9 @@ def test_each_event_ends_in_exactly_one_account_whatever_the_backend_answers(
     assert report.seen == stamp
     assert report.drained == truth.pop("accepted")
     assert report.lost == {f"events_{why}": n for why, n in truth.items() if n}
+    if sizes:
+        counts = report.exports["events"]
+        assert (counts.exported, counts.requests) == (report.drained, backend.requests)
+        assert counts.failed == {why: n for why, n in truth.items() if n}
     taken = backend.stamps()
     assert taken == sorted(set(taken))

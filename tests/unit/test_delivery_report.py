@@ -94,6 +94,19 @@ def test_each_item_is_in_one_account() -> None:
     assert (report.seen, report.drained, report.difference) == (21, 10, 0)
     assert dict(report.lost) == {"points_rejected": 2, "events_shed": 4}
     assert dict(report.not_ours) == {"points_superseded": 5}
+    points, events = report.exports["points"], report.exports["events"]
+    assert (points.exported, points.failed) == (7, {"rejected": 2})
+    assert (events.exported, events.failed) == (3, {"shed": 4})
+
+
+def test_a_request_of_which_a_part_is_rejected_has_not_passed() -> None:
+    rig = Rig()
+    rig.report.request("points", 100, Outcome(Result.ACCEPTED))
+    rig.report.request("points", 20, Outcome(Result.ACCEPTED, "partial_success", "a warning"))
+    rig.report.request("points", 3, Outcome(Result.ACCEPTED, "partial_success", rejected=1))
+    counts = rig.bench.ledger.report().exports["points"]
+    assert (counts.requests, counts.request_bytes) == (3, 123)
+    assert counts.request_failures == {"partial_success": 1}
 
 
 def broken(blocks: object, max_bytes: int) -> Iterator[Encoded]:
@@ -127,6 +140,8 @@ def test_a_lane_that_raises_is_reported_and_the_others_go_on(
     source.happen(3)
     rig.clock.advance_to(worker.step())
     assert sum(map(LOGS.count, taken)) == 3
-    assert rig.bench.ledger.report().beside["failures.internal"] == 1
+    exports = rig.bench.ledger.report().exports
+    assert exports["points"].request_failures == {"internal": 1}
+    assert (exports["events"].requests, exports["events"].request_bytes) == (1, len(taken[0]))
     assert rig.bench.reasons == ["RuntimeError: a defect of ours"]
     assert "a defect in the exporter, at metrics" in caplog.text

@@ -169,4 +169,7 @@ def test_the_exporter_writes_to_the_log_or_to_standard_error(
     assert "log records: 3" in written
     report = bench.ledger.report()
     assert (report.seen, report.drained, report.difference) == (7, 7, 0)
-    assert report.beside["events_delivered"] == 3
+    assert {unit: counts.exported for unit, counts in report.exports.items()} == {
+        "points": 4,
+        "events": 3,
+    }

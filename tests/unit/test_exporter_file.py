@@ -78,8 +78,10 @@ def test_every_line_is_a_request_that_the_official_protobufs_read(tmp_path: Path
     assert read(path) == (running.source.truth, list(range(35)))
     report = running.bench.ledger.report()
     assert (report.difference, dict(report.lost)) == (0, {})
-    assert report.beside["events_delivered"] == 35
-    assert report.beside["requests"] == len(path.read_bytes().splitlines())
+    lines = path.read_bytes().splitlines(keepends=True)
+    points, events = report.exports["points"], report.exports["events"]
+    assert (events.exported, points.requests + events.requests) == (35, len(lines))
+    assert points.request_bytes + events.request_bytes == sum(map(len, lines))
 
 
 @pytest.mark.parametrize("append", [True, False])
@@ -202,7 +204,7 @@ def test_a_full_disk_degrades_is_counted_and_loses_nothing(
     running = Running(path)
     running.source.count(a=3)
     running.source.happen(25)
-    wait_until(lambda: running.bench.ledger.report().beside.get("events_delivered"))
+    wait_until(lambda: "events" in running.bench.ledger.report().exports)
     running.source.happen(25)
     wait_until(lambda: running.bench.reasons)
     running.source.count(a=4)
@@ -213,4 +215,4 @@ def test_a_full_disk_degrades_is_counted_and_loses_nothing(
     assert read(tmp_path / "first.json", path) == ({"a": 7}, list(range(50)))
     report = running.bench.ledger.report()
     assert (report.difference, dict(report.lost)) == (0, {})
-    assert "failures.disk_full" in report.beside
+    assert "disk_full" in report.exports["events"].request_failures
