@@ -17,6 +17,7 @@ import yaml
 
 from retina_otel.config.registry import suggestion
 from retina_otel.errors import ConfigError
+from retina_otel.model.text_files import read_text
 
 KeyPath = tuple[str, ...]
 
@@ -65,11 +66,12 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"^<<$"), ["
 def read_document(path: Path, environment: Mapping[str, str]) -> Document:
     """Reads a file. Raises ConfigError if it can't be read or isn't a YAML mapping."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = error.strerror or str(error)
         raise ConfigError(
-            f"{path} can't be read: {reason}", "Check the path and its permissions."
+            f"{path} can't be read: {reason[:1].lower()}{reason[1:]}",
+            "Check the path and its permissions.",
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text", "Save it as UTF-8.") from error

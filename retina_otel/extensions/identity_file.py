@@ -30,6 +30,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from retina_otel.errors import ConfigError
+from retina_otel.model.text_files import read_text
 
 
 def _address(text: str) -> str:
@@ -105,7 +106,7 @@ class IdentityFile(_Entry):
 def read_identity_file(path: Path) -> IdentityFile:
     """Raises ConfigError with every fault in the file, each by the path of its key."""
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from retina_otel.config.problems import CombinedConfigError
 from retina_otel.config.registry import Offer, Registry
 from retina_otel.config.settings import LogLevel
 from retina_otel.errors import ConfigError
+from retina_otel.model.text_files import MAX_BYTES
 
 THIRD_PARTY = Path(__file__).parents[1] / "third_party"
 GOOD = """
@@ -355,6 +357,24 @@ def test_unreadable_files_are_one_line(loading: Loading, tmp_path: Path) -> None
     loading.path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="is not UTF-8 text"):
         load(loading.registry, path=loading.path, environment={})
+
+
+def test_a_path_that_leads_to_no_regular_file_is_refused_at_once(
+    loading: Loading, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path("/dev/zero"), Path("/dev/null"), tmp_path / "fifo"):
+        with pytest.raises(ConfigError) as caught:
+            load(loading.registry, path=path, environment={})
+        assert caught.value.message == f"{path} can't be read: it is not a regular file"
+
+
+def test_a_file_beyond_the_bound_is_refused(loading: Loading) -> None:
+    loading.path.write_text(GOOD)
+    os.truncate(loading.path, MAX_BYTES + 1)
+    with pytest.raises(ConfigError) as caught:
+        load(loading.registry, path=loading.path, environment={})
+    assert caught.value.message == f"{loading.path} can't be read: it is larger than 16 MiB"
 
 
 def test_a_file_that_is_not_a_mapping_is_refused(loading: Loading) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from retina_otel.errors import ConfigError
 from retina_otel.extensions.identity_file import IdentityFile, OwnerEntry, read_identity_file
+from retina_otel.model.text_files import MAX_BYTES
 
 
 def read(folder: Path, text: str) -> IdentityFile:
@@ -88,6 +90,23 @@ def test_a_netns_of_a_wrong_type_is_told_by_its_key(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[]", "just text", "pods: {}", "a: [", "\t"])
 def test_what_is_no_identity_file_is_one_line(tmp_path: Path, text: str) -> None:
     assert "\n" not in fault(tmp_path, text)
+
+
+def test_a_path_that_leads_to_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (Path("/dev/zero"), tmp_path / "fifo"):
+        with pytest.raises(ConfigError) as caught:
+            read_identity_file(path)
+        assert caught.value.message == f"{path} can't be read: it is not a regular file"
+
+
+def test_a_file_beyond_the_bound_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "identity.yaml"
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)
+    with pytest.raises(ConfigError) as caught:
+        read_identity_file(path)
+    assert caught.value.message == f"{path} can't be read: it is larger than 16 MiB"
 
 
 def test_a_file_that_is_not_there_names_the_setting(tmp_path: Path) -> None:
