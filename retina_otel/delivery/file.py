@@ -72,7 +72,8 @@ class LineFile:
             # Opening it would wait for a reader, and with it the whole agent.
             raise OSError(errno.EINVAL, "it is a named pipe")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._fd = os.open(self._path, flags | (os.O_TRUNC if truncate else 0), 0o644)
+        # It tells who talks to whom: nobody outside the group is to read it.
+        self._fd = os.open(self._path, flags | (os.O_TRUNC if truncate else 0), 0o640)
         status = os.fstat(self._fd)
         self._regular = stat.S_ISREG(status.st_mode)
         self._size = status.st_size if self._regular else 0

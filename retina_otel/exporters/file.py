@@ -40,7 +40,8 @@ class FileSettings(Settings):
     """Settings of `file`, named as in the Collector's file exporter."""
 
     path: Path
-    """File to write to; its directory must exist."""
+    """File to write to; its directory must exist. It is made with mode 0640, since it tells who
+    talks to whom; one that is there keeps its own."""
 
     append: bool = False
     """Add to a file that is there. Otherwise it is emptied when the agent starts; a reload of the

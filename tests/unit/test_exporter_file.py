@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -160,6 +161,19 @@ def test_backups_of_another_file_are_left_alone(tmp_path: Path) -> None:
     file.close()
     assert other.read_text() == "mine"
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_others_may_not_read_a_file_that_is_made_here(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    before = os.umask(0)
+    try:
+        file = LineFile(path, clock=ManualClock(), truncate=False, rotation=Rotation(1, 0))
+        for _ in range(2):
+            file.write(b"line\n", 1.0)
+        file.close()
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()] == [0o640, 0o640]
 
 
 def test_a_file_that_was_moved_away_is_made_again(tmp_path: Path) -> None:
