@@ -6,6 +6,7 @@ senders' tallies and the interfaces' counters are compared for equality.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING
 import click
 
 from retina_otel.cli.exit_codes import ExitCode
-from retina_otel.errors import RetinaError
+from retina_otel.errors import KernelError, RetinaError
 from retina_otel.model.durations import parse_duration
 
 if TYPE_CHECKING:
@@ -56,8 +57,11 @@ def command(duration: str | None, as_json: bool, output: Path | None) -> int:
     """
     length_s = _seconds(duration)
     if os.geteuid() != 0:
-        raise RetinaError(
-            "the demo needs root, for network namespaces and BPF", "Run it as root, or with sudo"
+        raise KernelError(
+            "demo",
+            errno.EPERM,
+            "Run it as root, or with sudo",
+            detail="it needs root, for network namespaces and BPF",
         )
     if output is not None:
         try:
