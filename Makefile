@@ -10,7 +10,7 @@ MAKEFLAGS += --no-print-directory
 .PHONY: help setup objects collector kernel-images check static unit test netns e2e kernels bench docs demo clean
 
 PY := .venv/bin/python
-ROOT := $(if $(filter 0,$(shell id -u)),,sudo -E env PATH="$(PATH)" PYTHONDONTWRITEBYTECODE=1)
+ROOT := $(if $(filter 0,$(shell id -u)),,tools/as-root)
 PYTEST := $(PY) -m pytest
 # As another user's root we leave no cache files behind in the tree.
 ROOT_PYTEST := $(ROOT) $(PYTEST) $(if $(ROOT),-p no:cacheprovider)
