@@ -35,7 +35,7 @@ def supervise(agent: Agent, read_again: Callable[[], Configuration]) -> bool:
     old_fd = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
     try:
         agent.start()
-        logger.info("up: %s", ", ".join(works(agent.status())) or "nothing collects")
+        logger.info("started: %s", ", ".join(works(agent.status())) or "nothing collects")
         return _wait(agent, read_fd, read_again)
     finally:
         signal.set_wakeup_fd(old_fd)
@@ -54,11 +54,12 @@ def _wait(agent: Agent, read_fd: int, read_again: Callable[[], Configuration]) -
             if number == signal.SIGHUP:
                 _reload(agent, read_again)
             elif number in _STOP:
-                logger.info("ends (%s)", signal.Signals(number).name)
+                logger.info("stopping (%s)", signal.Signals(number).name)
                 agent.request_stop()
                 if not agent.stop():
-                    logger.error("not everything ended within %.0f s", GRACE_S)
+                    logger.error("stopped, but not everything ended within %.0f s", GRACE_S)
                     return False
+                logger.info("stopped")
                 return True
 
 

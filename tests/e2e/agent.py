@@ -15,7 +15,7 @@ from retina_otel.testing.scrape import fetch
 
 START_SECONDS = 30
 STOP_SECONDS = 15
-READY = " up: "
+READY = " started: "
 COMMAND = str(Path(sys.executable).with_name("retina-otel"))
 
 

@@ -103,7 +103,9 @@ def agent(tmp_path: Path) -> Iterator[Process]:
 def test_it_ends_in_order_and_writes_what_is_left(agent: Process, number: signal.Signals) -> None:
     agent.process.send_signal(number)
     assert agent.process.wait(10) == 0
-    assert [line["body"] for line in agent.log()][-1] == f"ends ({number.name})"
+    said = [line["body"] for line in agent.log()]
+    assert said[1:2] == ["started: interfaces"]
+    assert said[-2:] == [f"stopping ({number.name})", "stopped"]
     assert agent.metric("retina.component.status")["interfaces", "receiver", "running"] == 1
 
 
