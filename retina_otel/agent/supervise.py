@@ -1,4 +1,8 @@
-"""Signals: SIGTERM and SIGINT end the agent in order, SIGHUP reads the configuration again."""
+"""Signals: SIGTERM and SIGINT end the agent in order, SIGHUP reads the configuration again.
+
+A second SIGTERM or SIGINT ends the process at once, whatever it is waiting for. The kernel then
+detaches what was attached, as it does for an agent that was killed.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,10 @@ import logging
 import os
 import select
 import signal
+import threading
 from collections.abc import Callable
 from types import FrameType
+from typing import NoReturn
 
 from retina_otel.agent.agent import GRACE_S, Agent, works
 from retina_otel.agent.logs import ROOT
@@ -17,6 +23,8 @@ from retina_otel.kernel.allocator import give_back_large_blocks
 
 logger = logging.getLogger(f"{ROOT}.agent")
 _STOP = (signal.SIGTERM, signal.SIGINT)
+_LAST_WORDS_S = 0.2
+"""The log may go to somebody who no longer reads it."""
 
 
 def supervise(agent: Agent, read_again: Callable[[], Configuration]) -> bool:
@@ -27,8 +35,15 @@ def supervise(agent: Agent, read_again: Callable[[], Configuration]) -> bool:
     give_back_large_blocks()
     read_fd, write_fd = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
+    asked_to_stop = False
+
     def note(number: int, frame: FrameType | None) -> None:
         """The number is written by Python itself (set_wakeup_fd)."""
+        nonlocal asked_to_stop
+        if number in _STOP:
+            if asked_to_stop:
+                _end_at_once(number)
+            asked_to_stop = True
 
     watched = (*_STOP, signal.SIGHUP)
     before = {number: signal.signal(number, note) for number in watched}
@@ -61,6 +76,19 @@ def _wait(agent: Agent, read_fd: int, read_again: Callable[[], Configuration]) -
                     return False
                 logger.info("stopped")
                 return True
+
+
+def _end_at_once(number: int) -> NoReturn:
+    """Ends the process with the exit code that a shell gives for the signal."""
+    name = signal.Signals(number).name
+    said = threading.Thread(
+        target=logger.warning,
+        args=("stopped at once (%s again): what was not sent yet is lost", name),
+        daemon=True,
+    )
+    said.start()
+    said.join(_LAST_WORDS_S)
+    os._exit(128 + number)
 
 
 def _drain(read_fd: int) -> bytes:

@@ -16,9 +16,10 @@ from retina_otel.cli.options import configuration_options, load_configuration
 def command(config: Path | None, overrides: tuple[str, ...]) -> int:
     """Collect from the kernel and push it out, until SIGTERM or SIGINT.
 
-    SIGHUP reads the configuration again; an invalid one leaves the old one running. Without a
-    file, every receiver that this kernel can run is collected from, Prometheus can scrape
-    127.0.0.1:10093, and OTLP is pushed if OTEL_EXPORTER_OTLP_ENDPOINT is set.
+    It then sends what is left, for at most 5 s; a second SIGTERM or SIGINT ends it at once. SIGHUP
+    reads the configuration again; an invalid one leaves the old one running. Without a file, every
+    receiver that this kernel can run is collected from, Prometheus can scrape 127.0.0.1:10093, and
+    OTLP is pushed if OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
     \b
     Examples:

@@ -14,6 +14,8 @@ class ExitCode(IntEnum):
     USAGE = 2
     CONFIG = 3
     KERNEL = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 MEANING = {
@@ -24,6 +26,9 @@ MEANING = {
     "that is taken, a file that can't be written.",
     ExitCode.KERNEL: "No receiver can run: a privilege or a feature of the kernel is missing, "
     "or a BPF object is.",
+    ExitCode.INTERRUPTED: "SIGINT (Ctrl-C) came while the agent was ending already: it ended at "
+    "once, and what was not sent yet is lost.",
+    ExitCode.TERMINATED: "The same with SIGTERM.",
 }
 
 _MISSING = frozenset(

@@ -218,10 +218,10 @@ def test_without_capabilities_one_line_names_the_remedy(tmp_path: Path) -> None:
     assert "CAP_BPF" in line
 
 
-def test_a_backend_that_does_not_answer_does_not_hold_the_end(agent: Process) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
+@pytest.fixture
+def hanging(agent: Process) -> Iterator[Process]:
+    """An agent that sends to a backend which never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         text = agent.config.read_text().replace(
             "exporters: {file:", f'exporters: {{otlp_http: {{endpoint: "{endpoint}"}}, file:'
@@ -229,5 +229,25 @@ def test_a_backend_that_does_not_answer_does_not_hold_the_end(agent: Process) ->
         agent.config.write_text(text.replace("exporters: [file]", "exporters: [otlp_http, file]"))
         agent.process.send_signal(signal.SIGHUP)
         until(lambda: "otlp_http" in agent.health()["components"]["exporters"], "the reload")
-        agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(GRACE_S + 1) == 0
+        yield agent
+
+
+def test_a_backend_that_does_not_answer_does_not_hold_the_end(hanging: Process) -> None:
+    hanging.process.send_signal(signal.SIGTERM)
+    assert hanging.process.wait(GRACE_S + 1) == 0
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("second", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_second_signal_ends_it_at_once(
+    hanging: Process, first: signal.Signals, second: signal.Signals, code: int
+) -> None:
+    def said() -> list[str]:
+        return [line["body"] for line in hanging.log()]
+
+    hanging.process.send_signal(first)
+    until(lambda: f"stopping ({first.name})" in said(), "the begin of the end")
+    hanging.process.send_signal(second)
+    assert hanging.process.wait(GRACE_S + 1) == code
+    assert said()[-1] == f"stopped at once ({second.name} again): what was not sent yet is lost"
+    assert "stopped" not in said()
