@@ -24,7 +24,7 @@ from tests.docs.pages import ROOT, Block, blocks, commands, name, pages
 
 NOT_RUN = ROOT / "tests" / "docs" / "not-run.txt"
 SERVERS = re.compile(r"retina-otel agent\b|build-collector --path\) --config\b")
-READY = re.compile(r"\bup: |Everything is ready")
+READY = re.compile(r"\bstarted: |Everything is ready")
 COMMAND_SECONDS = 60
 START_SECONDS = 30
 
