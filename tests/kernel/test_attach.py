@@ -295,8 +295,9 @@ def test_a_cgroup_program_counts_what_its_processes_send(selftest, namespace):
     path = Path(cgroup_mount()) / f"rt-kernel-{os.getpid()}"
     path.mkdir()
     sender = (
-        "import socket, sys; r = socket.socket(type=socket.SOCK_DGRAM); "
-        "r.bind(('127.0.0.1', 0)); s = socket.socket(type=socket.SOCK_DGRAM); sys.stdin.read(); "
+        # A socket belongs to the cgroup that its process was in when it made it.
+        "import socket, sys; sys.stdin.read(); r = socket.socket(type=socket.SOCK_DGRAM); "
+        "r.bind(('127.0.0.1', 0)); s = socket.socket(type=socket.SOCK_DGRAM); "
         f"[s.sendto(b'x', r.getsockname()) for _ in range({N})]"
     )
     try:
