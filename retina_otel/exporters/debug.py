@@ -319,7 +319,7 @@ def _time(time_ns: int) -> str:
 COMPONENT = Component(
     type="debug",
     kind=ComponentKind.EXPORTER,
-    stability="alpha",
+    stability="beta",
     Settings=DebugSettings,
     create=DebugExporter,
     signals=frozenset({"metrics", "logs"}),

@@ -257,7 +257,7 @@ def _temporality(settings: OtlpHttpSettings, variables: Mapping[str, str]) -> Te
 COMPONENT = Component(
     type="otlp_http",
     kind=ComponentKind.EXPORTER,
-    stability="alpha",
+    stability="beta",
     Settings=OtlpHttpSettings,
     create=OtlpHttpExporter,
     signals=frozenset({"metrics", "logs"}),

@@ -231,7 +231,7 @@ def accepts_gzip(accept_encoding: str) -> bool:
 COMPONENT = Component(
     type="prometheus",
     kind=ComponentKind.EXPORTER,
-    stability="alpha",
+    stability="beta",
     Settings=PrometheusSettings,
     create=PrometheusExporter,
     signals=frozenset({"metrics"}),
