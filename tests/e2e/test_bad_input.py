@@ -410,7 +410,7 @@ def test_in_a_user_namespace_the_capabilities_are_not_said_to_be_missing(config:
 
 def test_without_root_the_demo_says_so() -> None:
     around = ["unshare", "--user", "--"]
-    line = refused("demo", "--duration", "1s", around=around, code=FAILURE)
+    line = refused("demo", "--duration", "1s", around=around, code=KERNEL)
     assert line == (
         "the demo needs root, for network namespaces and BPF. Run it as root, or with sudo"
     )
