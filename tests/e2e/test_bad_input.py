@@ -412,7 +412,8 @@ def test_without_root_the_demo_says_so() -> None:
     around = ["unshare", "--user", "--"]
     line = refused("demo", "--duration", "1s", around=around, code=KERNEL)
     assert line == (
-        "the demo needs root, for network namespaces and BPF. Run it as root, or with sudo"
+        "demo: EPERM (Operation not permitted): it needs root, for network namespaces and BPF. "
+        "Run it as root, or with sudo"
     )
 
 
