@@ -20,10 +20,12 @@ from pydantic import BaseModel, ConfigDict
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.durations import ByteSize, Duration, PositiveDuration
 from retina_otel.model.interfaces import InterfaceRegistry
+from retina_otel.model.namespaces import NamespaceRegistry, SocketOwners, Translations
 from retina_otel.model.signals import Attribute, Event, Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.points import EventsReader, MetricsReader
+from retina_otel.pipeline.selection import Selection
 
 __all__ = [
     "AgentStatus",
@@ -38,6 +40,7 @@ __all__ = [
     "Exporter",
     "Extension",
     "Finishing",
+    "Overlay",
     "PositiveDuration",
     "Processor",
     "Receiver",
@@ -115,6 +118,19 @@ class AgentStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Overlay:
+    """What an extension wants reported (Retina's MetricsConfiguration). In the metrics pipelines
+    that have the `identity` processor it replaces what the configuration says of these metrics."""
+
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By metric name, as a pipeline's `attributes`."""
+    expiry: Mapping[str, float] = field(default_factory=dict)
+    """By metric name, seconds."""
+    exclude: frozenset[str] = frozenset()
+    """Metrics that are not to be reported at all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Context:
     """What a component may use. Components meet here and in batches, never by import."""
 
@@ -132,6 +148,17 @@ class Context:
     but for exporters: they know best how often their backend's failures are worth a line."""
     status: Callable[[], AgentStatus] = lambda: AgentStatus(ready=False, reason="no agent")
     """The state of the whole agent, for extensions that show it. Any thread."""
+    selection: Selection = field(default_factory=Selection)
+    """Which pods are observed, and how much is told about ends."""
+    namespaces: NamespaceRegistry | None = None
+    """The node's network namespaces; None where the kernel layer is not there."""
+    translations: Translations | None = None
+    sockets: SocketOwners | None = None
+    learned: Callable[[Mapping[str, str | int | bool]], None] = lambda attributes: None
+    """Adds to the agent's resource what an extension has learned (cluster uid, cloud): it takes
+    effect at the next tick, as a reload does. Any thread."""
+    overlay: Callable[[Overlay], None] = lambda overlay: None
+    """Changes what pipelines report, on top of the configuration. Any thread."""
 
 
 @dataclass(frozen=True, slots=True)

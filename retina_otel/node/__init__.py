@@ -1,0 +1,1 @@
+"""What the node knows of itself: whose its network namespaces, sockets and translations are."""
