@@ -5,7 +5,7 @@ The kernel layer reads them; components get them through their context.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -81,12 +81,13 @@ class SocketOwners(Protocol):
         lo: npt.NDArray[np.uint64],
         port: npt.NDArray[np.uint16],
     ) -> npt.NDArray[np.int32]:
-        """For each local end the index of its owner in `names`, -1 where none or more than one
-        may be meant."""
+        """For each local end the index of its owner in `workloads`, -1 where none or more than one
+        may be meant. Raw sockets and ICMP have no owner."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """UIDs of pods or ids of containers."""
+    def workloads(self) -> Sequence[frozenset[str]]:
+        """By owner: its names as `NetworkNamespace.workloads` has them, any of which may be the
+        one that is known. It only grows: an index stays what it was."""
 
     @property
     def unavailable(self) -> str: ...
