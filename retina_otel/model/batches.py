@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,20 @@ class Window:
 
     start_ns: int
     end_ns: int
+
+
+class How(IntEnum):
+    """How it became known who an end is."""
+
+    UNKNOWN = 0
+    INTERFACE = 1
+    NAMESPACE = 2
+    SOCKET = 3
+    ADDRESS = 4
+    BACKEND = 5
+    """By address, of what answers behind a service."""
+    AMBIGUOUS = 6
+    """It is not: by address and time, more than one may be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,12 @@ class MetricBatch:
     source_rows: npt.NDArray[np.int32] | None = None
     """Rows of the EndpointTable, set by an identity processor; None counts as UNKNOWN_ROW."""
     destination_rows: npt.NDArray[np.int32] | None = None
+    first_ns: npt.NDArray[np.int64] | None = None
+    """Wall time of the first and of the last of what a row stands for; None: the window's."""
+    last_ns: npt.NDArray[np.int64] | None = None
+    source_how: npt.NDArray[np.uint8] | None = None
+    """How each end became known, a `How`; set with the rows."""
+    destination_how: npt.NDArray[np.uint8] | None = None
 
     def __len__(self) -> int:
         column = next(iter(self.values.values()))
@@ -117,6 +138,8 @@ class MetricBatch:
             self,
             values={metric: _at(column, rows) for metric, column in self.values.items()},
             own={name: column.at(rows) for name, column in self.own.items()},
+            first_ns=None if self.first_ns is None else self.first_ns[rows],
+            last_ns=None if self.last_ns is None else self.last_ns[rows],
             **_ends_at(self, rows),
         )
 
@@ -134,6 +157,8 @@ class EventBatch:
     destination: RawEnds | None = None
     source_rows: npt.NDArray[np.int32] | None = None
     destination_rows: npt.NDArray[np.int32] | None = None
+    source_how: npt.NDArray[np.uint8] | None = None
+    destination_how: npt.NDArray[np.uint8] | None = None
     body: str = ""
     """Display text: a str.format template over the event's attribute names with dots as
     underscores."""
@@ -161,6 +186,13 @@ def _at(column: Any, rows: Rows) -> Any:
 def _ends_at(batch: MetricBatch | EventBatch, rows: Rows) -> dict[str, Any]:
     ends = {
         name: getattr(batch, name)
-        for name in ("source", "destination", "source_rows", "destination_rows")
+        for name in (
+            "source",
+            "destination",
+            "source_rows",
+            "destination_rows",
+            "source_how",
+            "destination_how",
+        )
     }
     return {name: None if end is None else _at(end, rows) for name, end in ends.items()}

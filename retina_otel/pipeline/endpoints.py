@@ -25,6 +25,9 @@ from retina_otel.model.batches import UNKNOWN_ROW, AttributeValue
 from retina_otel.pipeline.addresses import AddressIndex, Network, parse
 from retina_otel.pipeline.hash_index import HashIndex
 
+FOREVER = (1 << 63) - 1
+"""A time that does not come."""
+
 _SECOND = 1_000_000_000
 _TICKS_BEFORE_REUSE = 8
 
@@ -66,6 +69,21 @@ _NOT_WORLD_NETWORKS = [
 
 
 @dataclass(frozen=True, slots=True)
+class Validity:
+    """When an endpoint has its addresses, in ns of wall time, as far as its source can tell: surely
+    from `certain_from` until `certain_until`, and surely not before `possible_from` or from
+    `possible_until` on."""
+
+    possible_from: int = 0
+    certain_from: int = 0
+    certain_until: int = FOREVER
+    possible_until: int = FOREVER
+
+
+ALWAYS = Validity()
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
     """One identity. `key` is what makes it the same one across updates (a pod's uid)."""
 
@@ -80,6 +98,7 @@ class Endpoint:
     """ifindexes on the node behind which it lives."""
     netns: Sequence[int] = field(default_factory=tuple)
     """Inodes of its network namespaces."""
+    valid: Validity = ALWAYS
 
 
 class _Numbers:
@@ -140,6 +159,9 @@ class EndpointTable:
         self._epoch = 0
         self._tick = 0
         self._last_ns = 0
+        self.settle_after_ns = 0
+        """How late a source may learn who has an address: what was counted in the last so many ns
+        waits before it is credited by address. Set by identity extensions."""
         self._index = self._build()
 
     def __len__(self) -> int:
@@ -204,7 +226,11 @@ class EndpointTable:
         return self._index.netns.find(inode)
 
     def resolve_address(
-        self, hi: npt.NDArray[np.uint64], lo: npt.NDArray[np.uint64]
+        self,
+        hi: npt.NDArray[np.uint64],
+        lo: npt.NDArray[np.uint64],
+        first_ns: npt.NDArray[np.int64] | None = None,
+        last_ns: npt.NDArray[np.int64] | None = None,
     ) -> npt.NDArray[np.int32]:
         """The row of each address (as in RawEnds): exact first, then the longest prefix."""
         return self._index.addresses.find(hi, lo)
