@@ -24,6 +24,7 @@ from retina_otel.model.namespaces import NamespaceRegistry, SocketOwners, Transl
 from retina_otel.model.signals import Attribute, Event, Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
+from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.points import EventsReader, MetricsReader
 from retina_otel.pipeline.selection import Selection
 
@@ -46,6 +47,7 @@ __all__ = [
     "Receiver",
     "Settings",
     "State",
+    "Ticking",
 ]
 
 
@@ -115,19 +117,6 @@ class AgentStatus:
     components: tuple[ComponentStatus, ...] = ()
     ledgers: Mapping[str, LedgerReport] = field(default_factory=dict)
     """By component or pipeline id."""
-
-
-@dataclass(frozen=True, slots=True)
-class Overlay:
-    """What an extension wants reported (Retina's MetricsConfiguration). In the metrics pipelines
-    that have the `identity` processor it replaces what the configuration says of these metrics."""
-
-    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By metric name, as a pipeline's `attributes`."""
-    expiry: Mapping[str, float] = field(default_factory=dict)
-    """By metric name, seconds."""
-    exclude: frozenset[str] = frozenset()
-    """Metrics that are not to be reported at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +208,14 @@ class Extension(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
+
+
+@runtime_checkable
+class Ticking(Protocol):
+    """An extension that has something to do on the tick thread may implement this too."""
+
+    def tick(self, end_ns: int) -> None:
+        """Before receivers are collected from, at the end of each window. Must not block."""
 
 
 @dataclass(frozen=True, slots=True)
