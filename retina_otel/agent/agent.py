@@ -18,7 +18,7 @@ from retina_otel.agent.clock import SystemClock
 from retina_otel.agent.graph import Graph
 from retina_otel.agent.logs import ROOT
 from retina_otel.agent.receiving import describe
-from retina_otel.agent.resource import detect, disabled
+from retina_otel.agent.resource import Resource, detect, disabled
 from retina_otel.agent.status import StatusBoard
 from retina_otel.component import AgentStatus, ComponentKind, Context
 from retina_otel.config.load import Configuration
@@ -78,6 +78,9 @@ class Agent:
         self._up = threading.Event()
         self._reload_lock = threading.Lock()
         self._next: Configuration | None = None
+        self._learned: Resource = {}
+        self._learned_more = False
+        self._learned_in_time = True
         self._error: Exception | None = None
         self._clean = True
         self._last_collected = threading.Event()
@@ -123,6 +126,15 @@ class Agent:
         """Changes into another configuration at the next tick."""
         with self._reload_lock:
             self._next = configuration
+        self._wake()
+
+    def learn(self, attributes: Mapping[str, str | int | bool]) -> None:
+        """Adds to the resource what an extension has found out, at the next tick."""
+        with self._reload_lock:
+            learned = self._learned | dict(attributes)
+            if learned == self._learned:
+                return
+            self._learned, self._learned_more = learned, True
         self._wake()
 
     def refuse_reload(self, error: Exception) -> None:
@@ -181,9 +193,10 @@ class Agent:
             interfaces=self._monitor,
             board=self._board,
             status=self.status,
+            learned=self.learn,
         )
         configuration = self._configuration
-        resource = self._resource(configuration)
+        resource = self._base(configuration)
         node = NodeIdentity(self._node_context(graph, resource))
         node.start()
         if disabled(self._environment):
@@ -207,6 +220,7 @@ class Agent:
         if errors and len(errors) == len(graph.receivers):
             raise NoReceiverError(errors)
         self._board.release()
+        self._learned_in_time = "k8s.node.uid" in self._learned
         # What was made so far lives as long as the agent: the collector need not look at it again.
         gc.collect()
         gc.freeze()
@@ -215,10 +229,22 @@ class Agent:
         """Nothing but extensions run where OTEL_SDK_DISABLED says so."""
         return configuration.silenced() if disabled(self._environment) else configuration
 
-    def _resource(self, configuration: Configuration) -> dict[str, str | int | bool]:
+    def _base(self, configuration: Configuration) -> Resource:
         return detect(self._environment, configuration.service.telemetry.resource)
 
-    def _node_context(self, graph: Graph, resource: dict[str, str | int | bool]) -> Context:
+    def _resource(self, configuration: Configuration) -> Resource:
+        """With what extensions have learned. An instance keeps its id: it is made of the node's
+        uid only where that was known when the agent came up."""
+        with self._reload_lock:
+            learned, self._learned_more = self._learned, False
+        return detect(
+            self._environment,
+            configuration.service.telemetry.resource,
+            learned=learned,
+            identifying=self._learned_in_time,
+        )
+
+    def _node_context(self, graph: Graph, resource: Resource) -> Context:
         assert self._monitor is not None
         return Context(
             id="node",
@@ -248,7 +274,7 @@ class Agent:
                 wait_s = max(0.0, (next_ns - self._clock.monotonic_ns()) / 1e9)
                 for fd, _ in poll.poll(wait_s):
                     self._ready(fd, registered)
-                if self._next is not None:
+                if self._next is not None or self._learned_more:
                     self._reload()
                 now_ns = self._clock.monotonic_ns()
                 if now_ns < next_ns:
@@ -320,16 +346,24 @@ class Agent:
 
     def _reload(self) -> None:
         with self._reload_lock:
-            configuration, self._next = self._next, None
-        if configuration is None or self._graph is None:
+            asked, self._next = self._next, None
+        configuration = asked or self._configuration
+        if self._graph is None:
             return
         self._tick()
         try:
-            self._graph.apply(self._audible(configuration), self._resource(configuration))
+            self._graph.apply(
+                self._audible(configuration),
+                self._resource(configuration),
+                base=self._base(configuration),
+            )
         except Exception as error:
             self.refuse_reload(error)
             return
         self._configuration = configuration
+        if asked is None:
+            logger.info("more is known of this node: the resource of what is sent has changed")
+            return
         logger.info("runs the configuration read from %s", configuration.source)
         if self._graph.telemetry is not None:
             self._graph.telemetry.reloaded("applied")

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from retina_otel.agent.exporting import RunningExporter
 from retina_otel.agent.logs import logger_for
+from retina_otel.agent.readers import Readers
 from retina_otel.agent.receiving import RunningReceiver, describe
 from retina_otel.agent.routes import OWN, Route, RouteKey, hand_over, plan, push, series
 from retina_otel.agent.status import Key, StatusBoard
@@ -25,15 +26,14 @@ from retina_otel.component import (
     Extension,
     Processor,
     State,
+    Ticking,
 )
 from retina_otel.config.load import Configuration, Instance
 from retina_otel.errors import RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
-from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.pipeline import LogsPipeline
-from retina_otel.pipeline.points import Temporality
 
 _UNITS = {
     ComponentKind.RECEIVER: "packets",
@@ -47,7 +47,6 @@ REPLACED_EXPORTER_NS = 2_000_000_000
 
 Resource = Mapping[str, str | int | bool]
 Batch = TypeVar("Batch", MetricBatch, EventBatch)
-_Reader = tuple[RouteKey, str, Temporality, bool, bool]
 
 
 class _Named:
@@ -74,6 +73,7 @@ class Graph:
         interfaces: InterfaceRegistry,
         board: StatusBoard,
         status: Callable[[], AgentStatus],
+        learned: Callable[[Resource], None] = lambda attributes: None,
     ) -> None:
         self.endpoints = EndpointTable()
         self.receivers: dict[str, RunningReceiver] = {}
@@ -83,34 +83,44 @@ class Graph:
         self._interfaces = interfaces
         self._board = board
         self._status = status
+        self._learned = learned
         self._resource: Resource = {}
+        self._base: Resource = {}
         self._instances: dict[Key, Instance] = {}
         self._processors: dict[str, Processor] = {}
         self._exporters: dict[str, RunningExporter] = {}
         self._extensions: dict[str, Extension] = {}
         self._routes: dict[RouteKey, Route] = {}
-        self._readers: dict[_Reader, Any] = {}
+        self._readers = Readers()
         self._fed: dict[str, list[RouteKey]] = {}
         self._end_ns = 0
         self.telemetry: OwnTelemetry | None = None
 
     def apply(
-        self, configuration: Configuration, resource: Resource, *, strict: bool = False
+        self,
+        configuration: Configuration,
+        resource: Resource,
+        *,
+        base: Resource | None = None,
+        strict: bool = False,
     ) -> None:
-        """Changes what runs into `configuration`.
+        """Changes what runs into `configuration`. `base` is the resource without what extensions
+        have learned: theirs, so that what one of them learns restarts none; None: the same.
 
         Raises ConfigError, before anything is changed, if a component refuses its settings. With
         `strict`, an exporter or extension that can't start raises too (the agent is starting);
         otherwise it is shown as failed.
         """
         wanted = {(instance.kind, instance.id): instance for instance in configuration.instances()}
-        same_resource = dict(resource) == dict(self._resource)
+        base = resource if base is None else base
+        same = {kind: dict(resource) == dict(self._resource) for kind in ComponentKind}
+        same[ComponentKind.EXTENSION] = dict(base) == dict(self._base)
         kept = {
             key
             for key, instance in wanted.items()
             if key in self._instances
             and _same(self._instances[key], instance)
-            and (same_resource or instance.kind in _WITHOUT_RESOURCE)
+            and (same[instance.kind] or instance.kind in _WITHOUT_RESOURCE)
         }
         metrics = configuration.service.telemetry.metrics
         routes = plan(
@@ -130,8 +140,13 @@ class Graph:
             for key, instance in wanted.items()
             if key not in kept and instance.kind is not ComponentKind.RECEIVER
         ]
-        created = self._create(new, resource)
-        self._resource = dict(resource)
+        before = self._resource, self._base
+        self._resource, self._base = dict(resource), dict(base)
+        try:
+            created = self._create(new)
+        except RetinaError:
+            self._resource, self._base = before
+            raise
         hand_over(
             [route for key, route in self._routes.items() if key not in routes],
             [route for key, route in routes.items() if key not in self._routes],
@@ -145,10 +160,13 @@ class Graph:
             self._board.keep_ledger(f"pipeline/{route.names[0]}", route.pipeline.ledger)
         self._set_up_telemetry(metrics.enabled, metrics.interval)
         self._start(wanted, created, strict=strict)
-        self._forget_readers()
+        self._readers.keep(self._exporters, self._fed, self._routes)
 
     def collect(self, end_ns: int, deadline_ns: int, *, last: bool = False) -> None:
         """One tick: everything since the last, through the processors, to published snapshots."""
+        for id_, extension in self._extensions.items():
+            if isinstance(extension, Ticking):
+                self._tick_extension(id_, extension, end_ns)
         routes = list(self._routes.values())
         for id_, receiver in self.receivers.items():
             if not last:
@@ -213,10 +231,17 @@ class Graph:
             ledger.add(seen=len(batch), lost={"processor_failed": len(batch)})
             return None
 
-    def _create(self, instances: Iterable[Instance], resource: Resource) -> dict[Key, Any]:
+    def _tick_extension(self, id_: str, extension: Ticking, end_ns: int) -> None:
+        try:
+            extension.tick(end_ns)
+        except Exception as error:
+            key = (ComponentKind.EXTENSION, id_)
+            self._board.set(key, State.DEGRADED, describe(error), failed=True)
+
+    def _create(self, instances: Iterable[Instance]) -> dict[Key, Any]:
         created: dict[Key, Any] = {}
         for instance in instances:
-            context = self._context(instance, resource)
+            context = self._context(instance)
             key = (instance.kind, instance.id)
             try:
                 created[key] = instance.component.create(instance.settings, context)
@@ -224,8 +249,9 @@ class Graph:
                 raise _told(key, error) from error
         return created
 
-    def _context(self, instance: Instance, resource: Resource) -> Context:
+    def _context(self, instance: Instance) -> Context:
         key = (instance.kind, instance.id)
+        resource = self._base if instance.kind is ComponentKind.EXTENSION else self._resource
         return Context(
             id=instance.id,
             clock=self._clock,
@@ -236,6 +262,7 @@ class Graph:
             resource=dict(resource),
             degraded=lambda reason: self._degraded(key, reason),
             status=self._status,
+            learned=self._learned,
         )
 
     def _degraded(self, key: Key, reason: str) -> None:
@@ -297,9 +324,7 @@ class Graph:
 
     def _start_receiver(self, instance: Instance) -> None:
         def create() -> Any:
-            return instance.component.create(
-                instance.settings, self._context(instance, self._resource)
-            )
+            return instance.component.create(instance.settings, self._context(instance))
 
         def measured(receiver_id: str, seconds: float) -> None:
             if self.telemetry is not None:
@@ -314,44 +339,12 @@ class Graph:
     def _start_exporter(self, id_: str, created: Any) -> None:
         exporter = RunningExporter((ComponentKind.EXPORTER, id_), created, self._board)
         self._exporters[id_] = exporter
-        readers = [self._reader(self._routes[key], exporter) for key in self._fed[id_]]
+        readers = [self._readers.of(self._routes[key], exporter) for key in self._fed[id_]]
         signals = [key.signal for key in self._fed[id_]]
         exporter.start(
             [reader for reader, signal in zip(readers, signals, strict=True) if signal != "logs"],
             [reader for reader, signal in zip(readers, signals, strict=True) if signal == "logs"],
         )
-
-    def _reader(self, route: Route, exporter: RunningExporter) -> Any:
-        """The reader of an exporter outlives it: the next one of its id goes on with it."""
-        key = (
-            route.key,
-            exporter.key[1],
-            exporter.temporality,
-            exporter.zero_points,
-            exporter.stale_markers,
-        )
-        if key not in self._readers:
-            if isinstance(route.end, Accumulator):
-                self._readers[key] = route.end.reader(
-                    exporter.key[1],
-                    temporality=exporter.temporality,
-                    zero_points=exporter.zero_points,
-                    stale_markers=exporter.stale_markers,
-                )
-            else:
-                self._readers[key] = route.end.reader(exporter.key[1])
-        return self._readers[key]
-
-    def _forget_readers(self) -> None:
-        """Nothing is kept for readers that no exporter has."""
-        used: set[_Reader] = set()
-        for id_, exporter in self._exporters.items():
-            kind = (id_, exporter.temporality, exporter.zero_points, exporter.stale_markers)
-            used.update((key, *kind) for key in self._fed.get(id_, ()))
-        for key in self._readers.keys() - used:
-            reader = self._readers.pop(key)
-            if key[0] in self._routes:
-                self._routes[key[0]].end.remove(reader)
 
     def _set_up_telemetry(self, enabled: bool, interval_s: float) -> None:
         if enabled and self.telemetry is None:

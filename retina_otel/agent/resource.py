@@ -33,9 +33,15 @@ def detect(
     environment: Mapping[str, str],
     configured: Mapping[str, str | int | bool] | None = None,
     *,
+    learned: Mapping[str, str | int | bool] | None = None,
+    identifying: bool = True,
     root: Path = Path("/"),
 ) -> Resource:
-    """What is found on this machine < OTEL_RESOURCE_ATTRIBUTES < OTEL_SERVICE_NAME < configured."""
+    """What is found on this machine < what extensions have learned < OTEL_RESOURCE_ATTRIBUTES <
+    OTEL_SERVICE_NAME < configured.
+
+    `identifying` of False: what was learned came too late to make `service.instance.id` of it.
+    """
     resource: Resource = {
         "service.name": SERVICE_NAME,
         "service.version": __version__,
@@ -50,6 +56,9 @@ def detect(
     for key, names in _FROM_ENVIRONMENT.items():
         if value := next((environment[name] for name in names if environment.get(name)), ""):
             resource[key] = value
+    late = {key: value for key, value in (learned or {}).items() if not resource.get(key)}
+    if identifying:
+        resource.update(late)
     resource.update(parse_attributes(environment.get("OTEL_RESOURCE_ATTRIBUTES", "")))
     if name := environment.get("OTEL_SERVICE_NAME"):
         resource["service.name"] = name
@@ -63,7 +72,7 @@ def detect(
         )
         key = f"{node}/{resource['service.name']}"
         resource["service.instance.id"] = str(uuid.uuid5(_NAMESPACE, key))
-    return resource
+    return late | resource
 
 
 def parse_attributes(text: str) -> dict[str, str]:

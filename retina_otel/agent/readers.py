@@ -1,0 +1,55 @@
+"""The readers that exporters take from. One outlives the exporter it was made for: the next
+exporter of the same id goes on with it, so that nothing is sent twice or missed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from retina_otel.agent.exporting import RunningExporter
+from retina_otel.agent.routes import Route, RouteKey
+from retina_otel.pipeline.accumulator import Accumulator
+from retina_otel.pipeline.points import Temporality
+
+_Kind = tuple[str, Temporality, bool, bool]
+
+
+class Readers:
+    """Used by the tick thread only."""
+
+    def __init__(self) -> None:
+        self._readers: dict[tuple[RouteKey, *_Kind], Any] = {}
+
+    def of(self, route: Route, exporter: RunningExporter) -> Any:
+        """The reader of a route for an exporter; made if there is none yet."""
+        key = (route.key, *_kind(exporter))
+        if key not in self._readers:
+            if isinstance(route.end, Accumulator):
+                self._readers[key] = route.end.reader(
+                    exporter.key[1],
+                    temporality=exporter.temporality,
+                    zero_points=exporter.zero_points,
+                    stale_markers=exporter.stale_markers,
+                )
+            else:
+                self._readers[key] = route.end.reader(exporter.key[1])
+        return self._readers[key]
+
+    def keep(
+        self,
+        exporters: Mapping[str, RunningExporter],
+        fed: Mapping[str, Sequence[RouteKey]],
+        routes: Mapping[RouteKey, Route],
+    ) -> None:
+        """Forgets those that no exporter has: nothing is kept for them any more."""
+        used: set[tuple[RouteKey, *_Kind]] = set()
+        for id_, exporter in exporters.items():
+            used.update((key, *_kind(exporter)) for key in fed.get(id_, ()))
+        for key in self._readers.keys() - used:
+            reader = self._readers.pop(key)
+            if key[0] in routes:
+                routes[key[0]].end.remove(reader)
+
+
+def _kind(exporter: RunningExporter) -> _Kind:
+    return exporter.key[1], exporter.temporality, exporter.zero_points, exporter.stale_markers
