@@ -7,6 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+
+
+class Kind(Enum):
+    """What is listed and watched, each on its own."""
+
+    POD = "pods"
+    SERVICE = "services"
+    ENDPOINT_SLICE = "endpointslices"
+    NODE = "nodes"
+    NAMESPACE = "namespaces"
+    REPLICA_SET = "replicasets"
+    JOB = "jobs"
+    OWNER = "owners"
+    """Workloads of any other kind, read one by one as they are met."""
 
 
 @dataclass(frozen=True, slots=True)
