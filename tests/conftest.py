@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT_FOLDERS = {"kernel", "netns", "e2e", "kernels"}
+ROOT_FOLDERS = {"kernel", "netns", "e2e", "kernels", "cluster"}
 """Folders whose tests make network namespaces or load programs."""
 
 HERE = Path(__file__).parent

@@ -27,6 +27,7 @@ from typing import IO, Any, TypeVar
 
 from retina_otel.errors import RetinaError
 from retina_otel.kernel import netns
+from retina_otel.testing import cgroups
 
 T = TypeVar("T")
 
@@ -214,8 +215,8 @@ def release_tag(tag: str) -> None:
 
 
 def remove_strays() -> list[str]:
-    """Removes what killed processes left: their namespaces, what runs in them, their owner
-    files."""
+    """Removes what killed processes left: their cgroups and namespaces, what runs in them, their
+    owner files."""
     removed: list[str] = []
     for owner in OWNERS.glob(f"{PREFIX}*.lab"):
         try:
@@ -225,6 +226,7 @@ def remove_strays() -> list[str]:
         if _start_time(int(pid)) == started:
             continue
         tag = owner.name.removeprefix(PREFIX).removesuffix(".lab")
+        cgroups.remove(tag)
         for namespace in NAMESPACES.glob(f"{PREFIX}{tag}-*"):
             _remove(namespace.name)
             removed.append(namespace.name)
@@ -263,11 +265,12 @@ def _kill(pid: int) -> None:
 
 
 def _start_time(pid: int) -> str:
-    """Clock ticks since boot at which the process started, "" if there is none: pids are used
-    again."""
+    """Clock ticks since boot at which the process started, "" if there is none or only its zombie:
+    pids are used again."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return ""
     # The command's name stands in parentheses and may hold spaces.
-    return stat.rpartition(")")[2].split()[19]
+    fields_after_name = stat.rpartition(")")[2].split()
+    return "" if fields_after_name[0] in "ZX" else fields_after_name[19]

@@ -1,0 +1,7 @@
+"""A real control plane and a real cluster, each started once for all tests of this folder."""
+
+from __future__ import annotations
+
+from retina_otel.testing.cluster.fixtures import control_plane
+
+__all__ = ["control_plane"]
