@@ -21,6 +21,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "agent": ("retina_otel.cli.agent", "Collect from the kernel and push it out."),
     "validate": ("retina_otel.cli.validate", "Check a configuration without running it."),
     "components": ("retina_otel.cli.components", "List what a configuration may name."),
+    "observe": ("retina_otel.cli.observe", "Show flows and drops as agents see them."),
+    "pods": ("retina_otel.cli.pods", "Tell what is known of an address or a pod, and how."),
     "demo": ("retina_otel.cli.demo", "Show it working in a small lab on this machine."),
     "schema": ("retina_otel.cli.schema", "Print the JSON Schema of the configuration."),
     "completion": ("retina_otel.cli.completion", "Print the completion script of a shell."),
@@ -82,6 +84,7 @@ def command(verbose: bool) -> None:
       retina-otel agent
       retina-otel agent --config agent.yaml --set service.interval=1s
       retina-otel validate --config agent.yaml
+      retina-otel observe --verdict dropped --follow
     """
 
 
