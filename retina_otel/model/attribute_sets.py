@@ -7,7 +7,8 @@ Written by the tick thread only, read by exporter threads that encode an older e
 never changes its meaning under a reader: when its last reference is gone it is put aside under the
 present `generation`, and `reclaim(before)` gives back only what was put aside before a generation
 that every export in hand, and every one that can still be taken, is younger than. Whoever owns the
-table (an accumulator, an event buffer) counts generations and knows the exports in hand.
+table (an accumulator, an event buffer) counts generations and knows the exports in hand. A set that
+never had a reference was in no export, so it need not wait for any.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class AttributeSets:
     __slots__ = (
         "_aside",
         "_aside_since",
+        "_digests",
         "_free",
+        "_fresh",
         "_id_of",
         "_references",
         "_sets",
@@ -47,6 +50,8 @@ class AttributeSets:
         self._versions: npt.NDArray[np.int32] = np.zeros(64, np.int32)
         self._references: npt.NDArray[np.int64] = np.zeros(64, np.int64)
         self._references[EMPTY_SET] = 1
+        self._digests: npt.NDArray[np.int64] = np.zeros(64, np.int64)
+        self._fresh: list[int] = []
         self._id_of: dict[Any, int] = {(): EMPTY_SET}
         self._free: list[int] = []
         self._aside: deque[tuple[int, int]] = deque()
@@ -64,7 +69,7 @@ class AttributeSets:
     def intern(self, attributes: AttributeSet) -> int:
         """The id of `attributes`, which must be sorted by key. Does not add a reference.
 
-        Without a reference it lives until the `reclaim` of a later generation.
+        Without a reference it lives until the next `reclaim`.
         """
         identity = _identity(attributes)
         known = self._id_of.get(identity)
@@ -80,10 +85,12 @@ class AttributeSets:
                     [self._references, np.zeros_like(self._references)]
                 )
                 self._versions = np.concatenate([self._versions, np.zeros_like(self._versions)])
+                self._digests = np.concatenate([self._digests, np.zeros_like(self._digests)])
             self._sets.append(attributes)
             self._aside_since.append(-1)
         self._id_of[identity] = number
-        self._put_aside(number)
+        self._digests[number] = hash(identity)
+        self._fresh.append(number)
         return number
 
     def get(self, number: int) -> AttributeSet:
@@ -96,6 +103,10 @@ class AttributeSets:
     def versions(self, numbers: _Ids) -> npt.NDArray[np.int32]:
         """As `version`, for a column of ids."""
         return self._versions[numbers]
+
+    def digests(self, numbers: _Ids) -> npt.NDArray[np.uint64]:
+        """64 bits of what each set says: the same whenever it is interned again in this process."""
+        return self._digests[numbers].view(np.uint64)
 
     def retain(self, number: int, count: int = 1) -> None:
         self._references[number] += count
@@ -120,17 +131,25 @@ class AttributeSets:
             self._put_aside(number)
 
     def reclaim(self, before: int) -> None:
-        """Frees ids that have no reference and were put aside under a generation below `before`."""
+        """Frees ids that have no reference and were put aside under a generation below `before`,
+        and those that were interned for nothing."""
+        fresh, self._fresh = self._fresh, []
+        for number in fresh:
+            if self._references[number] == 0 and self._aside_since[number] < 0:
+                self._give_back(number)
         while self._aside and self._aside[0][0] < before:
             generation, number = self._aside.popleft()
             if self._aside_since[number] != generation:
                 continue
             self._aside_since[number] = -1
-            if self._references[number]:
-                continue
-            del self._id_of[_identity(self._sets[number])]
-            self._versions[number] += 1
-            self._free.append(number)
+            if self._references[number] == 0:
+                self._give_back(number)
+
+    def _give_back(self, number: int) -> None:
+        del self._id_of[_identity(self._sets[number])]
+        self._sets[number] = ()
+        self._versions[number] += 1
+        self._free.append(number)
 
     def _put_aside(self, number: int) -> None:
         if self._aside_since[number] != self.generation:
