@@ -81,7 +81,7 @@ def _core_api(kubeconfig: Path | None, context: str | None) -> Any:
     from kubernetes import client, config
 
     try:
-        api = config.new_client_from_config(  # type: ignore[no-untyped-call]
+        api = config.new_client_from_config(
             config_file=str(kubeconfig) if kubeconfig else None, context=context
         )
     except (config.ConfigException, OSError, ValueError) as error:

@@ -109,8 +109,8 @@ def _newest(past: Sequence[Observed], request: Request, node: str) -> list[Line]
     if request.last and len(every) > request.last:
         # Only what may be among the last is made a record.
         oldest = np.partition(every, -request.last)[-request.last]
-        for observed, mask in zip(past, masks, strict=True):
-            mask &= observed.time_ns >= oldest
+        for at, observed in enumerate(past):
+            masks[at] &= observed.time_ns >= oldest
     found = [
         line
         for observed, mask in zip(past, masks, strict=True)
