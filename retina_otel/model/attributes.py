@@ -136,6 +136,20 @@ K8S_NODE_NAME = Attribute(
 K8S_NODE_UID = Attribute(
     "k8s.node.uid", "string", "UID of the node.", stability="stable", opt_in=True
 )
+CLOUD_REGION = Attribute(
+    "cloud.region",
+    "string",
+    "Region of the node on which it runs.",
+    examples=("westeurope", "us-east-1"),
+    opt_in=True,
+)
+CLOUD_AVAILABILITY_ZONE = Attribute(
+    "cloud.availability_zone",
+    "string",
+    "Zone of the node on which it runs.",
+    examples=("westeurope-1", "us-east-1c"),
+    opt_in=True,
+)
 CIDR = Attribute(
     "cidr",
     "string",
@@ -154,6 +168,8 @@ END_ATTRIBUTES: tuple[Attribute, ...] = (
     K8S_SERVICE_NAME,
     K8S_NODE_NAME,
     K8S_NODE_UID,
+    CLOUD_REGION,
+    CLOUD_AVAILABILITY_ZONE,
     CIDR,
 )
 """What identity may say of an end. `k8s.pod.label.<key>` are added to these as they are chosen."""
