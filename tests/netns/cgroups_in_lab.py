@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator, Sequence
@@ -86,14 +87,19 @@ def systemd(uid: str, container: str, runtime: str = "cri-containerd") -> str:
     return f"{top}/kubepods-besteffort-pod{uid.replace('-', '_')}.slice/{runtime}-{container}.scope"
 
 
-def start(namespace: Namespace, argv: Sequence[str], group: Path | None = None) -> int:
-    """The pid of a new process that is in the namespace and in the group, and runs `argv`."""
-    enter = f"echo $$ >{shlex.quote(str(group / 'cgroup.procs'))}" if group else "true"
+SLEEP = ("sh", "-c", "echo ready; exec sleep 3600")
+
+
+def start(
+    namespace: Namespace, group: Path | None = None, argv: Sequence[str] = SLEEP
+) -> tuple[subprocess.Popen[bytes], str]:
+    """A new process that is in the namespace and in the group, and the line by which `argv` said
+    that it is ready."""
+    enter = f"echo $$ >{shlex.quote(str(group / 'cgroup.procs'))} && " if group else ""
     ours, theirs = os.pipe()
-    with open(ours, "rb") as said:
-        process = namespace.popen(
-            ["sh", "-c", f'{enter} && echo $$ && exec "$@"', "sh", *argv], stdout=theirs
-        )
+    with open(ours) as said:
+        process = namespace.popen(["sh", "-c", f'{enter}exec "$@"', "sh", *argv], stdout=theirs)
         os.close(theirs)
-        assert int(said.readline()) == process.pid
-    return process.pid
+        line = said.readline()
+    assert line, f"{argv} ended"
+    return process, line.strip()

@@ -13,8 +13,6 @@ from retina_otel.testing.lab import Lab
 from retina_otel.testing.namespaces import Namespace
 from tests.netns import cgroups_in_lab as cgroups
 
-SLEEP = ["sleep", "3600"]
-
 
 @pytest.fixture
 def looks() -> Iterator[Looks]:
@@ -50,7 +48,7 @@ def test_a_namespace_belongs_to_the_pod_whose_processes_run_in_it(lab, namespace
     with cgroups.hierarchy(version) as hierarchy:
         for name, uid in uids.items():
             group = hierarchy.make(layout(uid, containers[name]))
-            cgroups.start(lab.pod(name), SLEEP, group)
+            cgroups.start(lab.pod(name), group)
 
         assert refreshed(lab, namespaces)
         known = namespaces.current()
@@ -65,9 +63,9 @@ def test_a_namespace_belongs_to_the_pod_whose_processes_run_in_it(lab, namespace
 @pytest.mark.kernels
 def test_its_number_is_the_one_that_interfaces_name_their_peers_namespace_by(lab, namespaces):
     for pod in lab.pods:
-        cgroups.start(pod, SLEEP)
-    cgroups.start(lab.outside, SLEEP)
-    cgroups.start(lab.node, SLEEP)
+        cgroups.start(pod)
+    cgroups.start(lab.outside)
+    cgroups.start(lab.node)
     with lab.node.call(InterfaceMonitor) as monitor:
         by_name = {one.name: one for one in monitor.current().values()}
     refreshed(lab, namespaces)
@@ -88,7 +86,7 @@ def test_a_hundred_namespaces_are_told_by_their_numbers(lab, namespaces):
     try:
         for number, one in enumerate(made):
             lab.node.run(["ip", "netns", "set", one.name, str(1000 + 37 * number)])
-            cgroups.start(one, SLEEP)
+            cgroups.start(one)
         refreshed(lab, namespaces)
         known = namespaces.current()
         assert [known[one.inode].nsid for one in made] == [1000 + 37 * n for n in range(100)]
@@ -101,25 +99,25 @@ def test_a_process_below_the_container_belongs_to_the_pod(lab, namespaces):
     uid, container, inner = cgroups.new_uid(), *(cgroups.new_container_id() for _ in range(2))
     with cgroups.hierarchy(2) as hierarchy:
         path = f"{cgroups.systemd(uid, container)}/docker/{inner}/system.slice"
-        cgroups.start(lab.pod("web"), SLEEP, hierarchy.make(path))
+        cgroups.start(lab.pod("web"), hierarchy.make(path))
         refreshed(lab, namespaces)
         assert namespaces.current()[lab.pod("web").inode].workloads == {uid, container, inner}
         lab.pod("web").stop_processes()
 
 
 def test_what_no_runtime_started_is_nobodys(lab, namespaces):
-    cgroups.start(lab.pod("web"), SLEEP)
+    cgroups.start(lab.pod("web"))
     refreshed(lab, namespaces)
     assert namespaces.current()[lab.pod("web").inode].workloads == frozenset()
     assert lab.pod("api").inode not in namespaces.current()
 
 
 def test_a_refresh_tells_whether_anything_changed(lab, namespaces):
-    cgroups.start(lab.pod("web"), SLEEP)
+    cgroups.start(lab.pod("web"))
     changed = refreshed(lab, namespaces)
     before = dict(namespaces.current())
     assert changed
-    cgroups.start(lab.pod("api"), SLEEP)
+    cgroups.start(lab.pod("api"))
     assert refreshed(lab, namespaces)
     assert lab.pod("api").inode in namespaces.current().keys() - before.keys()
     lab.pod("api").stop_processes()

@@ -1,0 +1,213 @@
+"""Who owns the sockets of the node's own namespace: real processes, sockets and cgroups."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from retina_otel.node.looks import Looks
+from retina_otel.node.sockets import REMEMBERED_NS, NodeSockets
+from retina_otel.receivers.flows.ownership import halves
+from retina_otel.testing.lab import GATEWAY4, NODE4, NODE6, Lab
+from tests.netns import cgroups_in_lab as cgroups
+
+HOLDER = """
+import json, socket, sys, time
+held = []
+for kind, family, address, port, options, peer in json.loads(sys.argv[1]):
+    one = socket.socket(getattr(socket, family), getattr(socket, kind))
+    for level, name, value in options:
+        one.setsockopt(getattr(socket, level), getattr(socket, name), value)
+    one.bind((address, port))
+    if peer:
+        one.connect(tuple(peer))
+    elif kind == "SOCK_STREAM":
+        one.listen()
+    held.append(one)
+print(json.dumps([one.getsockname()[1] for one in held]), flush=True)
+time.sleep(3600)
+"""
+TCP, UDP = 6, 17
+REUSE = ["SOL_SOCKET", "SO_REUSEPORT", 1]
+ONLY6 = ["IPPROTO_IPV6", "IPV6_V6ONLY", 1]
+
+
+def one(
+    kind: str, address: str, port: int, *options: list[Any], peer: tuple[str, int] | None = None
+) -> list[Any]:
+    family = "AF_INET6" if ":" in address else "AF_INET"
+    return [kind, family, address, port, list(options), peer]
+
+
+class World:
+    """The lab's node, workloads with sockets in its namespace, and a clock."""
+
+    def __init__(self, lab: Lab, hierarchy: cgroups.Hierarchy, looks: Looks) -> None:
+        self.lab = lab
+        self.hierarchy = hierarchy
+        self.now_ns = 0
+        self.sockets = NodeSockets(looks, lambda: self.now_ns)
+
+    def hold(self, group: Path | None, *sockets: list[Any]) -> tuple[Any, list[int]]:
+        argv = [sys.executable, "-c", HOLDER, json.dumps(sockets)]
+        process, line = cgroups.start(self.lab.node, group, argv)
+        return process, json.loads(line)
+
+    def pod(self) -> tuple[str, Path]:
+        uid, container = cgroups.new_uid(), cgroups.new_container_id()
+        return uid, self.hierarchy.make(cgroups.cgroupfs(uid, container))
+
+    def owners(self, *ends: tuple[int, str, int]) -> list[str]:
+        """The pod of each (protocol, address, port), "" for none; a second later than before."""
+        self.now_ns += 1_000_000_000
+        protocol, addresses, port = zip(*ends, strict=True)
+        hi, lo = halves(addresses)
+        found = self.lab.node.call(
+            lambda: self.sockets.owners(
+                np.array(protocol, np.uint8), hi, lo, np.array(port, np.uint16)
+            )
+        )
+        assert self.sockets.unavailable == ""
+        return [self.name(index) for index in found.tolist()]
+
+    def name(self, index: int) -> str:
+        if index < 0:
+            return ""
+        (uid,) = [name for name in self.sockets.workloads[index] if len(name) == 36]
+        return uid
+
+
+@pytest.fixture(params=[1, 2], ids=["cgroup1", "cgroup2"])
+def world(lab: Lab, request: pytest.FixtureRequest) -> Iterator[World]:
+    looks = Looks()
+    with cgroups.hierarchy(request.param) as hierarchy:
+        yield World(lab, hierarchy, looks)
+        lab.node.stop_processes()
+    looks.close()
+
+
+@pytest.mark.kernels
+def test_an_end_belongs_to_the_pod_whose_process_holds_its_socket(world):
+    (a, in_a), (b, in_b) = world.pod(), world.pod()
+    world.hold(
+        in_a,
+        one("SOCK_STREAM", NODE4, 9100),
+        one("SOCK_STREAM", NODE6, 9100),
+        one("SOCK_DGRAM", NODE4, 53),
+    )
+    world.hold(in_b, one("SOCK_STREAM", GATEWAY4, 9100), one("SOCK_DGRAM", NODE6, 53))
+    world.hold(None, one("SOCK_STREAM", NODE4, 22))
+
+    assert world.owners(
+        (TCP, NODE4, 9100),
+        (TCP, NODE6, 9100),
+        (UDP, NODE4, 53),
+        (TCP, GATEWAY4, 9100),
+        (UDP, NODE6, 53),
+        (TCP, NODE4, 22),
+        (UDP, NODE4, 9100),
+        (TCP, NODE4, 9101),
+        (1, NODE4, 9100),
+    ) == [a, a, a, b, b, "", "", "", ""]
+
+
+def test_a_wildcard_listener_answers_for_every_address_but_those_of_others(world):
+    (a, in_a), (b, in_b) = world.pod(), world.pod()
+    world.hold(
+        in_a,
+        one("SOCK_STREAM", "0.0.0.0", 80, REUSE),
+        one("SOCK_DGRAM", "::", 4789),
+        one("SOCK_STREAM", "::", 81, ONLY6),
+    )
+    world.hold(in_b, one("SOCK_STREAM", "::", 82), one("SOCK_DGRAM", "::1", 83))
+
+    assert world.owners(
+        *((TCP, address, 80) for address in (NODE4, GATEWAY4, NODE6)),
+        *((UDP, address, 4789) for address in (NODE4, NODE6)),
+        *((TCP, address, 81) for address in (NODE4, NODE6)),
+        *((TCP, address, 82) for address in (NODE4, NODE6)),
+        *((UDP, address, 83) for address in ("::1", NODE6, NODE4)),
+    ) == [a, a, "", a, a, "", a, b, b, b, "", ""]
+
+
+def test_a_connection_belongs_to_who_opened_it(world):
+    (a, in_a), (b, in_b) = world.pod(), world.pod()
+    world.hold(in_a, one("SOCK_STREAM", NODE4, 8080))
+    _, (port,) = world.hold(in_b, one("SOCK_STREAM", NODE4, 0, peer=(NODE4, 8080)))
+
+    assert world.owners((TCP, NODE4, 8080), (TCP, NODE4, port)) == [a, b]
+
+
+def test_a_port_that_two_owners_share_is_nobodys(world):
+    (a, in_a), (_b, in_b) = world.pod(), world.pod()
+    shared = one("SOCK_STREAM", NODE4, 443, REUSE)
+    world.hold(in_a, shared, one("SOCK_STREAM", NODE4, 444, REUSE))
+    world.hold(in_a, one("SOCK_STREAM", NODE4, 444, REUSE))
+    world.hold(in_b, shared)
+    world.hold(in_a, one("SOCK_DGRAM", NODE4, 500, REUSE))
+    world.hold(None, one("SOCK_DGRAM", NODE4, 500, REUSE))
+
+    assert world.owners((TCP, NODE4, 443), (TCP, NODE4, 444), (UDP, NODE4, 500)) == ["", a, ""]
+
+
+def test_containers_of_one_pod_are_one_owner(world):
+    uid = cgroups.new_uid()
+    ids = [cgroups.new_container_id() for _ in range(2)]
+    for container in ids:
+        group = world.hierarchy.make(cgroups.systemd(uid, container))
+        world.hold(group, one("SOCK_DGRAM", NODE4, 500, REUSE))
+
+    assert world.owners((UDP, NODE4, 500)) == [uid]
+    assert {uid, *ids} in list(world.sockets.workloads)
+
+
+def test_a_closed_socket_still_answers_for_a_while(world):
+    a, in_a = world.pod()
+    process, _ = world.hold(in_a, one("SOCK_DGRAM", NODE4, 53))
+    assert world.owners((UDP, NODE4, 53)) == [a]
+    process.kill()
+    process.wait()
+
+    world.now_ns += REMEMBERED_NS - 2_000_000_000
+    assert world.owners((UDP, NODE4, 53)) == [a]
+    world.now_ns += 1_000_000_000
+    assert world.owners((UDP, NODE4, 53)) == [""]
+
+
+def test_a_port_that_goes_to_another_owner_is_nobodys_until_the_first_is_forgotten(world):
+    (a, in_a), (b, in_b) = world.pod(), world.pod()
+    process, _ = world.hold(in_a, one("SOCK_DGRAM", NODE4, 53))
+    assert world.owners((UDP, NODE4, 53)) == [a]
+    process.kill()
+    process.wait()
+    world.hold(in_b, one("SOCK_DGRAM", NODE4, 53))
+
+    assert world.owners((UDP, NODE4, 53)) == [""]
+    world.now_ns += REMEMBERED_NS
+    assert world.owners((UDP, NODE4, 53)) == [b]
+
+
+def test_sockets_of_other_namespaces_say_nothing(world):
+    _, group = world.pod()
+    argv = [sys.executable, "-c", HOLDER, json.dumps([one("SOCK_DGRAM", "0.0.0.0", 53)])]
+    pod = world.lab.pod("web")
+    cgroups.start(pod, group, argv)
+
+    assert world.owners((UDP, NODE4, 53)) == [""]
+    pod.stop_processes()
+
+
+def test_raw_sockets_own_nothing(world):
+    _, group = world.pod()
+    script = HOLDER.replace("getattr(socket, kind))", f"socket.SOCK_RAW, {socket.IPPROTO_UDP})")
+    argv = [sys.executable, "-c", script, json.dumps([one("SOCK_RAW", NODE4, 17)])]
+    cgroups.start(world.lab.node, group, argv)
+
+    assert world.owners((UDP, NODE4, 17)) == [""]
