@@ -1,181 +1,112 @@
 """EndpointTable: a row for each identity known at a time; batches carry row numbers.
 
-Written by identity extensions (from their own threads) through `update()` and `apply()`, which
-swap in a new immutable index; read by the tick thread through `resolve_*`, which sees one index
-for a whole call. Local ends are resolved by interface or network namespace, remote ends by
-address. Row 0 is unknown.
+Written by identity extensions (from their own threads) through `update()` and `apply()`, endpoint
+by endpoint, in slices; read by the tick thread through `resolve_*`, during which nothing changes.
+Local ends are resolved by interface or network namespace, remote ends by address and time. Row 0
+is unknown.
 
 A row keeps its endpoint for as long as anybody may hold its number. A removed endpoint is marked
-gone, with the time of the next tick; what it claimed (interfaces, namespaces, addresses) leads to
-it for `linger_ns` more, unless a present endpoint claims it, because what is drained last was
-counted while it was there; its row means something else only after `reuse_ns` and several ticks.
+gone, with the time of the next tick; its interfaces and namespaces lead to it for `linger_ns` more,
+unless a present endpoint claims them, because what is drained last was counted while it was there.
+So do its addresses, if nobody has said until when they were its own; else they are remembered for
+`keep_ns`. The row means something else only after `reuse_ns` and several ticks.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from retina_otel.model.attributes import K8S_SERVICE_NAME
 from retina_otel.model.batches import UNKNOWN_ROW, AttributeValue
-from retina_otel.pipeline.addresses import AddressIndex, Network, parse
-from retina_otel.pipeline.hash_index import HashIndex
+from retina_otel.pipeline.claim_index import ClaimIndex, Row
+from retina_otel.pipeline.claims import ALWAYS, FOREVER, Endpoint, EndpointKind, Validity
+from retina_otel.pipeline.departures import Departures
+from retina_otel.pipeline.networks import Network, parse
 
-FOREVER = (1 << 63) - 1
-"""A time that does not come."""
-
-_SECOND = 1_000_000_000
-_TICKS_BEFORE_REUSE = 8
-
-
-class EndpointKind(Enum):
-    UNKNOWN = 0
-    POD = 1
-    NODE = 2
-    SERVICE = 3
-    CIDR = 4
-    WORLD = 5
-
-
-_PRECEDENCE = {
-    EndpointKind.WORLD: 0,
-    EndpointKind.CIDR: 1,
-    EndpointKind.SERVICE: 2,
-    EndpointKind.POD: 3,
-    # A pod on the host's network has the node's address: by address it can't be told from the node.
-    EndpointKind.NODE: 4,
-    EndpointKind.UNKNOWN: 5,
-}
-
-_WORLD_NETWORKS = ("0.0.0.0/0", "::/0")
-_NOT_WORLD_NETWORKS = [
-    "0.0.0.0/8",
-    "10.0.0.0/8",
-    "100.64.0.0/10",
-    "127.0.0.0/8",
-    "169.254.0.0/16",
-    "172.16.0.0/12",
-    "192.168.0.0/16",
-    "224.0.0.0/3",
-    "::/127",
-    "fc00::/7",
-    "fe80::/10",
-    "ff00::/8",
+__all__ = [
+    "ALWAYS",
+    "FOREVER",
+    "Endpoint",
+    "EndpointIndex",
+    "EndpointKind",
+    "EndpointTable",
+    "Validity",
 ]
 
+_SECOND = 1_000_000_000
+_SLICE = 128
+"""How many endpoints change while readers wait."""
 
-@dataclass(frozen=True, slots=True)
-class Validity:
-    """When an endpoint has its addresses, in ns of wall time, as far as its source can tell: surely
-    from `certain_from` until `certain_until`, and surely not before `possible_from` or from
-    `possible_until` on."""
-
-    possible_from: int = 0
-    certain_from: int = 0
-    certain_until: int = FOREVER
-    possible_until: int = FOREVER
-
-
-ALWAYS = Validity()
-
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One identity. `key` is what makes it the same one across updates (a pod's uid)."""
-
-    kind: EndpointKind
-    key: str
-    attributes: Mapping[str, AttributeValue]
-    """Unprefixed: `k8s.pod.name`, `k8s.namespace.name`, ... Two rows may have equal attributes."""
-    addresses: Sequence[str] = ()
-    """Addresses ("10.0.0.1", "fd00::1"), or networks ("10.0.0.0/8") for CIDR. A WORLD endpoint
-    without any stands for every address that is neither private nor of special use."""
-    interfaces: Sequence[int] = field(default_factory=tuple)
-    """ifindexes on the node behind which it lives."""
-    netns: Sequence[int] = field(default_factory=tuple)
-    """Inodes of its network namespaces."""
-    valid: Validity = ALWAYS
-
-
-class _Numbers:
-    """Rows by a number of 64 bits."""
-
-    def __init__(self, rows_of: Mapping[int, int]) -> None:
-        count = len(rows_of)
-        keys = np.fromiter(rows_of, np.uint64, count)
-        self._rows = np.fromiter((*rows_of.values(), UNKNOWN_ROW), np.int32, count + 1)
-        self._index = HashIndex.of(keys, np.arange(count, dtype=np.int32))
-
-    def find(self, numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
-        # MISSING is -1, the last place, which holds UNKNOWN_ROW.
-        return self._rows[self._index.find(numbers.astype(np.uint64))]
+_Rows = npt.NDArray[np.int32]
+_Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointIndex:
-    """What the table knew at one epoch. Never changes."""
+    """Which rows the table had at one epoch. Never changes."""
 
     epoch: int
-    interfaces: _Numbers
-    netns: _Numbers
-    addresses: AddressIndex
     present: npt.NDArray[np.bool_]
     """By row: its endpoint has not been removed."""
     changed: npt.NDArray[np.int64]
     """By row: the epoch since which its attributes are what they are."""
 
 
-@dataclass(slots=True)
-class _Row:
-    endpoint: Endpoint
-    networks: tuple[Network, ...]
-    gone: bool = False
-    gone_ns: int = 0
-    """Time of the first tick that found it gone; 0 before that."""
-    gone_tick: int = 0
-    lingers: bool = False
-
-
 _UNKNOWN = Endpoint(EndpointKind.UNKNOWN, "unknown", {})
 
 
 class EndpointTable:
-    """See the module's docstring. Addresses of an endpoint will get times (from, until) here: an
-    index entry then carries both and `resolve_address` takes the time of each row."""
+    """See the module's docstring."""
 
-    def __init__(self, *, linger_ns: int = 10 * _SECOND, reuse_ns: int = 120 * _SECOND) -> None:
-        self._linger_ns = linger_ns
-        self._reuse_ns = max(reuse_ns, linger_ns)
-        self._lock = threading.Lock()
-        self._rows: list[_Row] = [_Row(_UNKNOWN, ())]
-        self._changed: list[int] = [0]
-        self._row_of: dict[tuple[str, str], int] = {}
-        self._leaving: list[int] = []
-        self._free: list[int] = []
-        self._epoch = 0
-        self._tick = 0
-        self._last_ns = 0
+    def __init__(
+        self,
+        *,
+        linger_ns: int = 10 * _SECOND,
+        keep_ns: int = 120 * _SECOND,
+        reuse_ns: int = 120 * _SECOND,
+    ) -> None:
         self.settle_after_ns = 0
         """How late a source may learn who has an address: what was counted in the last so many ns
         waits before it is credited by address. Set by identity extensions."""
-        self._index = self._build()
+        self._writing = threading.Lock()
+        self._queue = threading.Lock()
+        self._lock = threading.Lock()
+        self._departures = Departures(linger_ns, keep_ns, reuse_ns)
+        self._rows: list[Row] = [Row(_UNKNOWN)]
+        self._present = np.ones(1, np.bool_)
+        self._changed = np.zeros(1, np.int64)
+        self._row_of: dict[str, dict[str, int]] = {}
+        self._free: list[int] = []
+        self._combined: dict[tuple[int, int], int] = {}
+        self._part_of: dict[int, set[int]] = {}
+        self._claims = ClaimIndex(self._rows)
+        self._epoch = 0
+        self._last_ns = 0
+        self._index = EndpointIndex(0, self._present.copy(), self._changed.copy())
 
     def __len__(self) -> int:
         """How many rows exist, free ones included: every row is below this."""
-        return len(self._index.present)
+        return len(self._rows)
 
     @property
     def epoch(self) -> int:
         """Grows whenever a row's meaning or presence changes."""
-        return self._index.epoch
+        return self._epoch
 
     @property
     def index(self) -> EndpointIndex:
-        """What is known now, as one value."""
+        """Which rows there are now, as one value."""
+        if self._index.epoch != self._epoch:
+            with self._turn():
+                n_rows = len(self._rows)
+                present, changed = self._present[:n_rows].copy(), self._changed[:n_rows].copy()
+                self._index = EndpointIndex(self._epoch, present, changed)
         return self._index
 
     def endpoint(self, row: int) -> Endpoint:
@@ -193,138 +124,194 @@ class EndpointTable:
         Raises RetinaError for an address that is none; then nothing has changed.
         """
         wanted = {endpoint.key: endpoint for endpoint in endpoints}
-        with self._lock:
-            gone = [key for owner, key in self._row_of if owner == source and key not in wanted]
-            self._apply(wanted.values(), gone, source)
+        with self._writing:
+            gone = [key for key in self._row_of.get(source, ()) if key not in wanted]
+            self._write(list(wanted.values()), gone, source)
 
     def apply(
         self, added: Iterable[Endpoint] = (), removed: Iterable[str] = (), *, source: str = ""
     ) -> None:
-        """Adds or changes endpoints, and removes some by key; the others of `source` stay."""
-        with self._lock:
-            self._apply(added, removed, source)
+        """Adds or changes endpoints, then removes some by key; the others of `source` stay. One
+        that is in both is changed for the last time, and goes. As `update()` otherwise."""
+        with self._writing:
+            self._write(list(added), list(removed), source)
 
     def advance(self, now_ns: int) -> None:
-        """Lets time pass: called by the tick thread with the end of each window. Repeats are free,
-        and during an update it is put off: the tick thread waits for nobody."""
-        if now_ns == self._last_ns or not self._lock.acquire(blocking=False):
+        """Lets time pass: called by the tick thread with the end of each window. Repeats are
+        free."""
+        if now_ns == self._last_ns:
             return
-        try:
-            self._last_ns = now_ns
-            self._tick += 1
-            if self._leaving and self._retire(now_ns):
-                self._swap()
-        finally:
-            self._lock.release()
+        self._last_ns = now_ns
+        with self._turn():
+            due = self._departures.advance(now_ns)
+            if due.lingered or due.forgotten:
+                self._epoch += 1
+            for number in due.lingered:
+                self._end_lingering(number)
+            for number in due.forgotten:
+                self._claims.withdraw_addresses(number, self._rows[number].networks)
+            for number in due.free:
+                self._forget_combined(number)
+            self._free.extend(due.free)
 
-    def resolve_interface(self, ifindex: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+    def resolve_interface(self, ifindex: npt.NDArray[np.uint32]) -> _Rows:
         """The row behind each interface of the node; UNKNOWN_ROW for none and for 0."""
-        return self._index.interfaces.find(ifindex)
+        with self._turn():
+            return self._claims.interfaces(ifindex)
 
-    def resolve_netns(self, inode: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+    def resolve_netns(self, inode: npt.NDArray[np.uint32]) -> _Rows:
         """The row that lives in each network namespace; UNKNOWN_ROW for none and for 0."""
-        return self._index.netns.find(inode)
+        with self._turn():
+            return self._claims.netns(inode)
 
     def resolve_address(
         self,
         hi: npt.NDArray[np.uint64],
         lo: npt.NDArray[np.uint64],
-        first_ns: npt.NDArray[np.int64] | None = None,
-        last_ns: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.int32]:
-        """The row of each address (as in RawEnds): exact first, then the longest prefix."""
-        return self._index.addresses.find(hi, lo)
+        first_ns: _Times | None = None,
+        last_ns: _Times | None = None,
+    ) -> _Rows:
+        """The row whose each address (as in RawEnds) was from `first_ns` to `last_ns`, both
+        included; without times, whose it is now. Exact first, then the longest prefix.
+        UNKNOWN_ROW where nobody claims it, and where more than one may be meant."""
+        rows = self.locate(hi, lo, first_ns, last_ns)
+        rows[rows < 0] = UNKNOWN_ROW
+        return rows
 
-    def _apply(self, added: Iterable[Endpoint], removed: Iterable[str], source: str) -> None:
+    def locate(
+        self,
+        hi: npt.NDArray[np.uint64],
+        lo: npt.NDArray[np.uint64],
+        first_ns: _Times | None = None,
+        last_ns: _Times | None = None,
+    ) -> _Rows:
+        """As `resolve_address`, but tells why it is unknown: `claims.NOBODY` or `AMBIGUOUS`."""
+        with self._turn():
+            return self._claims.addresses(hi, lo, first_ns, last_ns)
+
+    def combined(self, services: _Rows, backends: _Rows) -> _Rows:
+        """Rows that stand for backends as reached through services: the backend's attributes and
+        the service's name. The service's own row where the backend is UNKNOWN_ROW. Tick thread."""
+        pairs = services.astype(np.int64) << 32 | backends
+        distinct, place = np.unique(pairs, return_inverse=True)
+        with self._turn():
+            made = [self._combine(pair >> 32, pair & 0xFFFFFFFF) for pair in distinct.tolist()]
+        return np.array(made, np.int32)[place]
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Nothing changes, or is read, meanwhile. Whoever waits is next: a writer of many slices
+        does not keep the tick thread out."""
+        with self._queue:
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _write(self, added: Sequence[Endpoint], removed: Sequence[str], source: str) -> None:
+        row_of = self._row_of.setdefault(source, {})
         parsed = [
             (endpoint, tuple(map(parse, endpoint.addresses)))
             for endpoint in added
-            if (row := self._row_of.get((source, endpoint.key))) is None
-            or self._rows[row].endpoint != endpoint
+            if (row := row_of.get(endpoint.key)) is None or self._rows[row].endpoint != endpoint
         ]
-        leaving = [
-            row for key in removed if (row := self._row_of.pop((source, key), None)) is not None
-        ]
-        if not parsed and not leaving:
+        for start in range(0, len(parsed), _SLICE):
+            with self._turn():
+                self._epoch += 1
+                for endpoint, networks in parsed[start : start + _SLICE]:
+                    self._put(endpoint, networks, row_of)
+        leaving = [key for key in dict.fromkeys(removed) if key in row_of]
+        for start in range(0, len(leaving), _SLICE):
+            with self._turn():
+                self._epoch += 1
+                for key in leaving[start : start + _SLICE]:
+                    self._leave(row_of.pop(key))
+
+    def _put(
+        self, endpoint: Endpoint, networks: tuple[Network, ...], row_of: dict[str, int]
+    ) -> None:
+        number = row_of.get(endpoint.key)
+        if number is None:
+            row_of[endpoint.key] = number = self._new(Row(endpoint, networks))
+            self._claims.claim(number)
             return
-        epoch = self._epoch + 1
-        for row in leaving:
-            self._rows[row].gone = self._rows[row].lingers = True
-        self._leaving.extend(leaving)
-        for endpoint, networks in parsed:
-            known = self._row_of.get((source, endpoint.key))
-            if known is not None:
-                if self._rows[known].endpoint.attributes != endpoint.attributes or (
-                    self._rows[known].endpoint.kind is not endpoint.kind
-                ):
-                    self._changed[known] = epoch
-                self._rows[known] = _Row(endpoint, networks)
-            elif self._free:
-                row = self._row_of[source, endpoint.key] = self._free.pop()
-                self._rows[row] = _Row(endpoint, networks)
-                self._changed[row] = epoch
-            else:
-                self._row_of[source, endpoint.key] = len(self._rows)
-                self._rows.append(_Row(endpoint, networks))
-                self._changed.append(epoch)
-        self._swap()
+        row = self._rows[number]
+        before, networks_before = row.endpoint, row.networks
+        row.endpoint, row.networks = endpoint, networks
+        if before.attributes != endpoint.attributes or before.kind is not endpoint.kind:
+            self._changed[number] = self._epoch
+            for combined in self._part_of.get(number, ()):
+                self._merge(self._rows[combined])
+                self._changed[combined] = self._epoch
+        self._claims.withdraw_addresses(number, set(networks_before).difference(networks))
+        self._claims.withdraw_numbers(number, before, endpoint)
+        self._claims.claim(number)
 
-    def _retire(self, now_ns: int) -> bool:
-        """Stamps what left since the last tick, ends lingering, frees rows; True if any changed."""
-        still: list[int] = []
-        changed = False
-        for number in self._leaving:
-            row = self._rows[number]
-            if row.gone_ns == 0 or row.gone_ns > now_ns:
-                row.gone_ns = now_ns
-                row.gone_tick = row.gone_tick or self._tick
-            elapsed = now_ns - row.gone_ns
-            if row.lingers and elapsed >= self._linger_ns:
-                row.lingers = False
-                self._changed[number] = self._epoch + 1
-                changed = True
-            ticks = self._tick - row.gone_tick
-            if not row.lingers and elapsed >= self._reuse_ns and ticks >= _TICKS_BEFORE_REUSE:
-                self._free.append(number)
-            else:
-                still.append(number)
-        self._leaving = still
-        return changed
+    def _new(self, row: Row) -> int:
+        if self._free:
+            number = self._free.pop()
+            self._rows[number] = row
+        else:
+            number = len(self._rows)
+            self._rows.append(row)
+            if number >= len(self._present):
+                room = np.zeros(max(number, 1024), np.int64)
+                self._present = np.concatenate([self._present, room.astype(np.bool_)])
+                self._changed = np.concatenate([self._changed, room])
+        self._present[number] = not row.gone
+        self._changed[number] = self._epoch
+        return number
 
-    def _swap(self) -> None:
-        self._epoch += 1
-        self._index = self._build()
+    def _leave(self, number: int) -> None:
+        row = self._rows[number]
+        row.gone = True
+        self._present[number] = False
+        self._departures.leave(number, remembered=row.timed)
+        self._claims.claim(number)
+        for combined in self._part_of.get(number, ()):
+            if not self._rows[combined].gone:
+                self._leave(combined)
 
-    def _build(self) -> EndpointIndex:
-        numbered = [
-            (not row.gone, _PRECEDENCE[row.endpoint.kind], number)
-            for number, row in enumerate(self._rows)
-            if not row.gone or row.lingers
-        ]
-        interfaces: dict[int, int] = {}
-        netns: dict[int, int] = {}
-        claims: list[tuple[Network, int]] = []
-        # The last claim wins: so those that give way to others come first.
-        for _, _, number in sorted(numbered):
-            row = self._rows[number]
-            for ifindex in row.endpoint.interfaces:
-                interfaces[ifindex] = number
-            for inode in row.endpoint.netns:
-                netns[inode] = number
-            if row.networks:
-                claims.extend((network, number) for network in row.networks)
-            elif row.endpoint.kind is EndpointKind.WORLD:
-                claims[:0] = [
-                    *((parse(text), number) for text in _WORLD_NETWORKS),
-                    *((parse(text), UNKNOWN_ROW) for text in _NOT_WORLD_NETWORKS),
-                ]
-        interfaces.pop(0, None)
-        netns.pop(0, None)
-        return EndpointIndex(
-            epoch=self._epoch,
-            interfaces=_Numbers(interfaces),
-            netns=_Numbers(netns),
-            addresses=AddressIndex(claims),
-            present=np.array([not row.gone for row in self._rows]),
-            changed=np.array(self._changed, np.int64),
-        )
+    def _end_lingering(self, number: int) -> None:
+        row = self._rows[number]
+        self._changed[number] = self._epoch
+        self._claims.withdraw_numbers(number, row.endpoint)
+        if not row.timed:
+            self._claims.withdraw_addresses(number, row.networks)
+        if row.parts is not None:
+            self._forget_combined(number)
+
+    def _combine(self, service: int, backend: int) -> int:
+        if backend == UNKNOWN_ROW:
+            return service
+        number = self._combined.get((service, backend))
+        if number is None:
+            self._epoch += 1
+            row = Row(_UNKNOWN, parts=(service, backend))
+            row.gone = self._rows[service].gone or self._rows[backend].gone
+            self._merge(row)
+            number = self._combined[service, backend] = self._new(row)
+            for part in (service, backend):
+                self._part_of.setdefault(part, set()).add(number)
+            if row.gone:
+                self._departures.leave(number, remembered=False)
+        return number
+
+    def _merge(self, row: Row) -> None:
+        assert row.parts is not None
+        service, backend = (self._rows[part].endpoint for part in row.parts)
+        name = service.attributes.get(K8S_SERVICE_NAME.name)
+        attributes = dict(backend.attributes)
+        if name is not None:
+            attributes[K8S_SERVICE_NAME.name] = name
+        row.endpoint = Endpoint(backend.kind, f"{service.key} {backend.key}", attributes)
+
+    def _forget_combined(self, number: int) -> None:
+        """A combined row, or all of which it is a part: they are no longer given out."""
+        for combined in (number, *self._part_of.pop(number, ())):
+            parts = self._rows[combined].parts
+            if parts is not None and self._combined.get(parts) == combined:
+                del self._combined[parts]
+                for part in parts:
+                    self._part_of.get(part, set()).discard(combined)

@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retina_otel.errors import RetinaError
-from retina_otel.model.batches import UNKNOWN_ROW
-from retina_otel.pipeline.addresses import AddressIndex, parse
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.networks import parse
 
 SECOND = 1_000_000_000
 
@@ -49,28 +48,28 @@ ADDRESSES = NEAR_V4 | V4 | NEAR_V6 | V6
 
 @given(st.lists(NETWORKS, max_size=12, unique=True), st.lists(ADDRESSES, min_size=1, max_size=12))
 def test_the_longest_prefix_wins(networks: list[object], addresses: list[object]) -> None:
-    claims = [(parse(str(network)), row) for row, network in enumerate(networks, start=1)]
+    table = EndpointTable()
+    table.update(Endpoint(EndpointKind.CIDR, str(one), {}, (str(one),)) for one in networks)
     expected = []
     for address in addresses:
         covering = [
-            (network.prefixlen, row)
-            for row, network in enumerate(networks, start=1)
+            (network.prefixlen, str(network))
+            for network in networks
             if network.version == address.version and address in network
         ]
         mapped = parse(str(address)).base
         unspecified = address.version == 6 and mapped == 0
-        expected.append(max(covering)[1] if covering and not unspecified else UNKNOWN_ROW)
-    assert AddressIndex(claims).find(*halves(*map(str, addresses))).tolist() == expected
+        expected.append(max(covering)[1] if covering and not unspecified else "unknown")
+    assert who(table, *map(str, addresses)) == expected
 
 
 @given(st.sets(ADDRESSES, max_size=40), st.lists(ADDRESSES, max_size=20))
 def test_single_addresses_are_found_and_no_others(known: set[object], others: list[object]) -> None:
-    ordered = list(known)
-    index = AddressIndex((parse(str(address)), row) for row, address in enumerate(ordered, 1))
-    asked = [a for a in [*ordered, *others] if int(a) or a.version == 4]
-    rows = {address: row for row, address in enumerate(ordered, 1)}
-    found = index.find(*halves(*map(str, asked)))
-    assert found.tolist() == [rows.get(address, UNKNOWN_ROW) for address in asked]
+    table = EndpointTable()
+    table.update(pod(str(address), str(address)) for address in known)
+    asked = [a for a in [*known, *others] if int(a) or a.version == 4]
+    expected = [str(address) if address in known else "unknown" for address in asked]
+    assert who(table, *map(str, asked)) == expected
 
 
 @pytest.mark.parametrize("text", ["", "10.0.0", "10.0.0.0/33", "fd00::/129", "pod", "1.2.3.4/x"])

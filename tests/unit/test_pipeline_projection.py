@@ -13,8 +13,8 @@ from retina_otel.model.attribute_sets import EMPTY_SET, AttributeSet, AttributeS
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.signals import FLOW_IO, Attribute, Ends, Kind, Metric
 from retina_otel.pipeline import own_sets
-from retina_otel.pipeline.addresses import parse
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.networks import parse
 from retina_otel.pipeline.projection import Choice, Projection, patterns_for
 
 OWN = (Attribute("transport", "string", ""), Attribute("port", "int", "", opt_in=True))
