@@ -36,11 +36,15 @@ class OwnerRef:
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """What every object has. Labels and annotations hold only the keys that were asked for."""
+    """What every object has. Labels and annotations hold only the keys that were asked for.
+
+    Two states of an object are equal when all that is kept of them is: a heartbeat changes its
+    resource version and nothing else.
+    """
 
     name: str
     uid: str
-    resource_version: str
+    resource_version: str = field(compare=False)
     namespace: str = ""
     created_ns: int = 0
     deletion_ns: int = 0
