@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from retina_otel.testing.cluster.fixtures import control_plane
+from retina_otel.testing.cluster.fixtures import cluster, control_plane
 
-__all__ = ["control_plane"]
+__all__ = ["cluster", "control_plane"]

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from retina_otel.errors import RetinaError
+from retina_otel.testing.cluster import forward
 from retina_otel.testing.cluster.access import Access
 from retina_otel.testing.cluster.binaries import binary
 from retina_otel.testing.cluster.credentials import Authority
@@ -89,6 +90,9 @@ class ControlPlane(Access):
         """Returns when the API server is ready."""
         self.store.start()
         self.start_api_server()
+
+    def start_controllers(self) -> None:
+        """Starts the controller manager and the scheduler of a whole cluster."""
         for each in self._controllers:
             each.start()
 
@@ -121,6 +125,10 @@ class ControlPlane(Access):
     def start_api_server(self) -> None:
         """Returns when it is ready."""
         self._api_server.start()
+        self.wait_for_api_server()
+
+    def wait_for_api_server(self) -> None:
+        """Returns when the API server, which was started, is ready."""
         context = ssl.create_default_context(cafile=str(self.authority.certificate))
         admin = self.authority.client("readiness", "system:masters")
         context.load_cert_chain(admin.certificate, admin.key)
@@ -178,11 +186,10 @@ class ControlPlane(Access):
     def _forward(self, enter: Sequence[str], *targets: str) -> list[int]:
         listening = [socket.create_server(("127.0.0.1", 0)) for _ in targets]
         pairs = [f"{each.fileno()}={to}" for each, to in zip(listening, targets, strict=True)]
-        module = "retina_otel.testing.cluster.forward"
-        forward = self.ground.processes.add(
-            "forward", [*enter, sys.executable, "-m", module, *pairs]
-        )
-        forward.start(pass_fds=[each.fileno() for each in listening])
+        # By path, not as a module: it needs nothing of the package, which is large.
+        argv = [*enter, sys.executable, forward.__file__, *pairs]
+        process = self.ground.processes.add("forward", argv)
+        process.start(pass_fds=[each.fileno() for each in listening])
         ports = [each.getsockname()[1] for each in listening]
         for each in listening:
             each.close()

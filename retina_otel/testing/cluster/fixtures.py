@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from retina_otel.testing.cluster.cluster import Cluster
 from retina_otel.testing.cluster.control_plane import ControlPlane
 
 
@@ -17,4 +18,11 @@ from retina_otel.testing.cluster.control_plane import ControlPlane
 def control_plane() -> Iterator[ControlPlane]:
     """etcd and an API server on loopback (4 s). No controllers, no nodes."""
     with ControlPlane() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A control plane with controllers, one node, CoreDNS (13 s)."""
+    with Cluster() as made:
         yield made

@@ -1,9 +1,9 @@
-"""Forwards TCP connections from listening sockets that it inherits to where it runs.
+"""A program: forwards TCP connections from listening sockets that it inherits to where it runs.
 
 A socket keeps the network namespace in which it was made. So a test on the machine's loopback
 reaches a control plane in a namespace of its own, and nothing is added to the machine's network:
 
-    python -m retina_otel.testing.cluster.forward FD=ADDRESS:PORT ...
+    python forward.py FD=ADDRESS:PORT ...
 """
 
 from __future__ import annotations

@@ -6,14 +6,9 @@ Everything of a cluster carries its tag, so it can be found and removed by whoev
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import socket
-import subprocess
-import sys
 
-from retina_otel.testing import cgroups
+from retina_otel.testing import cgroups, reaper
 from retina_otel.testing.cluster.process import Processes
 from retina_otel.testing.namespaces import claim_tag, folder_of, release_tag, remove_strays
 
@@ -23,21 +18,15 @@ class Ground:
 
     def __init__(self) -> None:
         remove_strays()
-        self._reaper = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._reaper = reaper.start()
         self.tag = claim_tag()
         self.folder = folder_of(self.tag)
         self.processes = Processes(self.tag, self.folder / "logs")
 
     def end_processes(self) -> None:
-        """Ends what was started, properly; then, by its cgroup, what that left."""
-        self.processes.stop_all()
+        """Kills all that was started, and what that started: nothing of it is to be kept."""
         cgroups.remove(self.tag)
+        self.processes.reap()
 
     def close(self) -> None:
         """Ends all processes and removes the folder. Namespaces must be gone."""
@@ -54,13 +43,3 @@ def free_ports(n: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
-
-
-def _reap(owner: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        select.select([os.pidfd_open(owner)], [], [])
-    remove_strays()
-
-
-if __name__ == "__main__":
-    _reap(int(sys.argv[1]))

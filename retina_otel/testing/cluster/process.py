@@ -96,10 +96,10 @@ class Processes:
         self._all.append(process)
         return process
 
-    def stop_all(self) -> None:
-        """Ends all of them, the last one added first."""
-        for process in reversed(self._all):
-            process.stop()
+    def reap(self) -> None:
+        """Takes notice of the end of all of them, which were killed by their cgroup."""
+        for process in self._all:
+            process.kill()
 
     def tails(self) -> str:
         """The ends of all logs, for a failure's report."""
