@@ -1,0 +1,131 @@
+"""Owners: from what controls a pod up to the top of the chain.
+
+The chain ends at a workload of Kubernetes itself that people create (a Deployment, a CronJob, ...)
+or at whatever no controller owns. What is not known yet ends it too, at the name that is known, and
+is remembered as missing. Workloads that are gone stay for as long as a pod may ask for them: the
+garbage collector deletes a ReplicaSet before its pods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from retina_otel.kubernetes.objects import Kind, OwnerRef, Workload
+
+_TOP = frozenset(
+    {
+        ("apps", "Deployment"),
+        ("apps", "StatefulSet"),
+        ("apps", "DaemonSet"),
+        ("batch", "CronJob"),
+        ("", "ReplicationController"),
+        ("", "Node"),
+    }
+)
+"""Never asked for an owner of its own: it is what people know."""
+_WATCHED = {("apps", "ReplicaSet"): Kind.REPLICA_SET, ("batch", "Job"): Kind.JOB}
+_LONGEST_CHAIN = 8
+_GONE_BEFORE_SWEEP = 512
+
+
+@dataclass(slots=True)
+class _Known:
+    kind: str
+    name: str
+    owner: OwnerRef | None
+    watched: Kind
+    gone: bool = False
+
+
+def group(api_version: str) -> str:
+    """The API group of "apps/v1"; empty for the core."""
+    return api_version.rpartition("/")[0]
+
+
+def kind_of(owner: OwnerRef) -> Kind | None:
+    """How an owner's own owner is found out; None where nobody asks."""
+    of = (group(owner.api_version), owner.kind)
+    return None if of in _TOP else _WATCHED.get(of, Kind.OWNER)
+
+
+class Owners:
+    """Workloads by uid."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Known] = {}
+        self._asked: set[str] = set()
+        self._missing: dict[str, OwnerRef] = {}
+        self._n_gone = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def missing(self) -> dict[str, OwnerRef]:
+        """Owners whose own owner was asked for and is not known, by uid."""
+        return self._missing
+
+    def top(self, owner: OwnerRef) -> tuple[str, str]:
+        """Name and kind (in lower case) of the top of the chain that begins at `owner`."""
+        for _ in range(_LONGEST_CHAIN):
+            if kind_of(owner) is None:
+                break
+            self._asked.add(owner.uid)
+            known = self._known.get(owner.uid)
+            if known is None:
+                self._missing[owner.uid] = owner
+                break
+            if known.owner is None:
+                break
+            owner = known.owner
+        return owner.name, owner.kind.lower()
+
+    def apply(
+        self, kind: Kind, upserts: Iterable[Workload], deletes: Iterable[Workload], *, full: bool
+    ) -> bool:
+        """True if the top of a chain that was asked for may be another now."""
+        changed = False
+        seen = set()
+        for workload in upserts:
+            uid = workload.meta.uid
+            seen.add(uid)
+            before = self._known.get(uid)
+            if before is not None and before.owner == workload.meta.owner:
+                self._n_gone -= before.gone
+                before.gone = False
+                continue
+            owner = workload.meta.owner
+            self._known[uid] = _Known(workload.kind, workload.meta.name, owner, kind)
+            self._missing.pop(uid, None)
+            changed |= uid in self._asked
+        leaving = [workload.meta.uid for workload in deletes]
+        if full:
+            leaving += [
+                uid
+                for uid, known in self._known.items()
+                if known.watched is kind and uid not in seen
+            ]
+        for uid in leaving:
+            if uid in self._known and not self._known[uid].gone:
+                self._known[uid].gone = True
+                self._n_gone += 1
+        return changed
+
+    def sweep_due(self) -> bool:
+        return self._n_gone > max(_GONE_BEFORE_SWEEP, len(self._known) // 4)
+
+    def sweep(self, used: Iterable[OwnerRef]) -> None:
+        """Forgets workloads that are gone and lead up from none of `used`."""
+        needed: set[str] = set()
+        for ref in used:
+            owner: OwnerRef | None = ref
+            while owner is not None and owner.uid not in needed:
+                needed.add(owner.uid)
+                known = self._known.get(owner.uid)
+                owner = known.owner if known else None
+        for uid in [u for u, known in self._known.items() if known.gone and u not in needed]:
+            del self._known[uid]
+        self._asked &= needed
+        self._missing = {uid: ref for uid, ref in self._missing.items() if uid in needed}
+        self._n_gone = sum(known.gone for known in self._known.values())
