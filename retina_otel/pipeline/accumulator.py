@@ -12,6 +12,7 @@ snapshot. A reader lets go by `acknowledge()` or by its next `take()`.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +21,13 @@ from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import MetricBatch, Values
 from retina_otel.model.signals import Metric
 from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.folding import Folding, weights
 from retina_otel.pipeline.points import Temporality
 from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection, patterns_for
 from retina_otel.pipeline.readers import SnapshotReader
-from retina_otel.pipeline.series import REPLACED, SeriesTable
+from retina_otel.pipeline.series import REPLACED, Increments, SeriesTable
 from retina_otel.pipeline.snapshots import Snapshot, Totals, totals
+from retina_otel.pipeline.talkers import TalkerSettings
 
 _MINUTE = 60_000_000_000
 
@@ -42,6 +45,10 @@ class AccumulatorSettings:
     metric that none matches has the default attributes."""
     cardinality_limit: int = 20_000
     """Live series of one metric."""
+    cardinality_per_namespace: int | None = None
+    """Of them, those that a namespace is sure of as long as it wants them."""
+    cardinality_burst: float = 0.05
+    """Share of the limit that may be replaced by heavier series at once."""
     idle_ns: int = 10 * _MINUTE
     """A series without an increment for so long ends."""
     release_ns: int = 30 * _MINUTE
@@ -59,6 +66,8 @@ class Accumulator:
         self.released_unacknowledged = 0
         """Ended series that were freed before every reader had their final value acknowledged."""
         self._endpoints = endpoints
+        self.folding = Folding(endpoints, self.sets)
+        """What there was no room for."""
         self._projections: dict[Choice, Projection] = {}
         self._tables: list[SeriesTable] = []
         self._table_of: dict[Metric, SeriesTable] = {}
@@ -85,16 +94,30 @@ class Accumulator:
             table = self._table_of.get(metric) or self._make_table(metric, batch)
             groups.setdefault(table, {})[metric] = values
         projected: dict[Projection, ProjectedRows] = {}
+        weighed = weights(batch)
+        namespaces = functools.partial(self.folding.namespaces, batch)
         for table, metrics in groups.items():
             if table.projection not in projected:
                 projected[table.projection] = table.projection.project(batch)
-            rows = projected[table.projection]
-            table.add(rows, metrics, self._sequence + 1, start_ns)
+            folded = table.add(
+                Increments(
+                    projected[table.projection],
+                    metrics,
+                    weighed,
+                    namespaces,
+                    self._sequence + 1,
+                    start_ns,
+                )
+            )
+            if folded is not None:
+                for metric in metrics:
+                    self.folding.note(metric, batch, folded)
 
     def snapshot(self, end_ns: int) -> Snapshot:
         """Ends the window, and what ends with it, and publishes. Called once a tick, after
         `add`."""
         self._endpoints.advance(end_ns)
+        self.folding.end_window()
         time_ns = self._next_time(end_ns)
         sequence = self._sequence + 1
         for table in self._tables:
@@ -186,9 +209,13 @@ class Accumulator:
         )
         shared = None if replaced else next((t for t in beside if t.projection is projection), None)
         if shared is None:
-            shared = SeriesTable(
-                projection, self.sets, self.settings.cardinality_limit, replaced=replaced
+            talkers = TalkerSettings(
+                limit=self.settings.cardinality_limit,
+                half_life_ns=self.settings.idle_ns,
+                burst=self.settings.cardinality_burst,
+                per_namespace=self.settings.cardinality_per_namespace,
             )
+            shared = SeriesTable(projection, self.sets, talkers, replaced=replaced)
             self._tables.append(shared)
         shared.include(metric)
         self._table_of[metric] = shared

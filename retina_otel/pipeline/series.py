@@ -1,14 +1,17 @@
 """SeriesTable: the series of metrics that share a projection, their lives and their values.
 
 A series is a row: found by its key, (source set, destination set, own set) packed into 64 bits;
-born with the first increment; ended when it is idle or its endpoint is gone; revived if its key
-comes back; freed when no reader needs it any more. At most `limit` series are live at a time; what
-finds no series goes to row 0, the overflow series. Every increment is credited to exactly one row.
+born with the first increment; ended when it is idle, displaced or its endpoint is gone; revived if
+its key comes back; freed when no reader needs it any more. At most `limit` series are live at a
+time: of counters and histograms the top talkers, of readings those that came first. What finds no
+series goes to row 0, the overflow series. Every increment is credited to exactly one row, and stays
+there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +20,7 @@ from retina_otel.model.attribute_sets import EMPTY_SET, AttributeSets
 from retina_otel.model.batches import Values
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.columns import ValueColumn, column_for, frozen, grown
+from retina_otel.pipeline.folding import Folded
 from retina_otel.pipeline.hash_index import MISSING, HashIndex
 from retina_otel.pipeline.projection import ProjectedRows, Projection
 from retina_otel.pipeline.snapshots import (
@@ -27,29 +31,54 @@ from retina_otel.pipeline.snapshots import (
     SeriesKeys,
     TableSnapshot,
 )
+from retina_otel.pipeline.talkers import Contenders, Talkers, TalkerSettings
 
 _Ids = npt.NDArray[np.int32]
 _Longs = npt.NDArray[np.int64]
 _Keys = npt.NDArray[np.uint64]
+_TurnedAway = tuple[_Keys, _Longs]
+"""Distinct keys that got no series, and a row of the batch for each."""
 
 _ID_BITS = 21
 """Bits of a set id in a key. A process with two million attribute sets has other worries; ids
 beyond go to overflow."""
 _OVERFLOW_KEY = np.uint64((1 << 64) - 1)
 _FIRST_CAPACITY = 256
+_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
 REPLACED = frozenset({Kind.GAUGE, Kind.UPDOWN})
 """Kinds whose value is the newest reading: a series that is not in the newest report has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Increments:
+    """The rows of a batch, as a table credits them."""
+
+    sets: ProjectedRows
+    metrics: Mapping[Metric, Values]
+    weights: npt.NDArray[np.float64]
+    """By row: how much it weighs where not all can have a series."""
+    namespaces: Callable[[_Longs], _Ids]
+    """The attribute sets of the namespaces to which some of the rows count, EMPTY_SET for none."""
+    sequence: int
+    """The number of the snapshot to come."""
+    start_ns: int
+    """The start of series that are new."""
 
 
 class SeriesTable:
     """Tick thread only; `publish` makes what others may see."""
 
     def __init__(
-        self, projection: Projection, sets: AttributeSets, limit: int, *, replaced: bool
+        self,
+        projection: Projection,
+        sets: AttributeSets,
+        talkers: TalkerSettings,
+        *,
+        replaced: bool,
     ) -> None:
         self.projection = projection
-        self.limit = limit
+        self.limit = talkers.limit
         self.n_live = 0
         self.latest_start_ns = 0
         self._replaced = replaced
@@ -59,6 +88,7 @@ class SeriesTable:
         self._free: _Longs = np.zeros(0, np.int64)
         self._n_ended = 0
         self._reported = 0
+        self._talkers = None if replaced else Talkers(talkers, _FIRST_CAPACITY)
         self._allocate(_FIRST_CAPACITY)
         overflow = sets.intern(OVERFLOW_SET)
         sets.retain(overflow)
@@ -75,24 +105,23 @@ class SeriesTable:
         """Makes room for the values of a metric."""
         self._columns[metric] = column_for(metric, len(self._key))
 
-    def add(
-        self,
-        sets: ProjectedRows,
-        metrics: Mapping[Metric, Values],
-        sequence: int,
-        start_ns: int,
-    ) -> None:
-        """Credits the rows of a batch. `sequence` is the number of the snapshot to come, `start_ns`
-        the start of series that are new."""
-        self._reported = sequence
-        rows = self._rows_of(_pack(*sets), sequence, start_ns)
-        self._touched[rows] = sequence
-        for metric, values in metrics.items():
-            self._columns[metric].add(rows, values, sequence)
+    def add(self, increments: Increments) -> Folded | None:
+        """Credits the rows of a batch. Returns what there was no room for."""
+        self._reported = increments.sequence
+        rows, turned_away = self._rows_of(increments)
+        self._touched[rows] = increments.sequence
+        for metric, values in increments.metrics.items():
+            self._columns[metric].add(rows, values, increments.sequence)
+        if turned_away is None:
+            return None
+        return Folded(np.flatnonzero(rows == OVERFLOW_ROW), *turned_away)
 
     def end(self, sequence: int, time_ns: int, idle_ns: int) -> None:
         """Ends what is idle, what has lost its endpoint, and readings that were not repeated."""
         used = slice(0, self._used)
+        self._ended_ns[used][self._ended[used] == sequence] = time_ns
+        if self._talkers is not None:
+            self._talkers.pass_time(time_ns)
         touched = self._touched[used] == sequence
         self._last_seen_ns[used][touched] = time_ns
         idle = time_ns - self._last_seen_ns[used] >= idle_ns
@@ -104,6 +133,7 @@ class SeriesTable:
 
     def end_all(self, sequence: int, time_ns: int) -> None:
         """Ends every series: what they measured is measured otherwise from now on."""
+        self._ended_ns[: self._used][self._ended[: self._used] == sequence] = time_ns
         self._end_rows(np.ones(self._used, np.bool_), sequence, time_ns)
 
     def publish(self) -> TableSnapshot:
@@ -159,28 +189,96 @@ class SeriesTable:
         self._published_keys = None
         return early
 
-    def _rows_of(self, keys: _Keys, sequence: int, start_ns: int) -> _Ids:
+    def _rows_of(self, increments: Increments) -> tuple[_Ids, _TurnedAway | None]:
+        keys = _pack(*increments.sets)
         rows = self._index.find(keys)
-        missing = np.flatnonzero(rows == MISSING)
-        if missing.size:
-            rows[missing] = OVERFLOW_ROW
-            if self.n_live < self.limit:
-                wanted = keys[missing]
-                _, first = np.unique(wanted, return_index=True)
-                first = np.sort(first)[: self.limit - self.n_live]
-                self._create(wanted[first], sequence, start_ns)
-                found = self._index.find(wanted)
-                rows[missing] = np.where(found == MISSING, np.int32(OVERFLOW_ROW), found)
+        without = rows == MISSING
         if self._n_ended:
-            back = rows[self._ended[rows] != LIVE]
-            if back.size:
-                self._revive(np.unique(back)[: self.limit - self.n_live])
-                rows[self._ended[rows] != LIVE] = OVERFLOW_ROW
+            without |= self._ended[rows] != LIVE
+        missing = np.flatnonzero(without)
+        turned_away = None
+        if self._talkers is not None:
+            living = ~without if missing.size else slice(None)
+            self._talkers.heard(rows[living], increments.weights[living])
+        if missing.size:
+            rows[missing], turned_away = self._places(increments, keys, rows, missing)
         if self._born[OVERFLOW_ROW] == 0 and len(rows) and int(rows.min()) == OVERFLOW_ROW:
-            self._bear(np.array([OVERFLOW_ROW]), sequence, start_ns)
+            self._bear(np.array([OVERFLOW_ROW]), increments.sequence, increments.start_ns)
+        return rows, turned_away
+
+    def _places(
+        self, increments: Increments, keys: _Keys, rows: _Ids, missing: _Longs
+    ) -> tuple[_Ids, _TurnedAway | None]:
+        """Rows for those that have no live series: one of their own for whom there is room."""
+        wanted, first, place = np.unique(keys[missing], return_index=True, return_inverse=True)
+        first = missing[first]
+        known = rows[first]
+        if self._talkers is None:
+            admitted = np.zeros(len(wanted), np.bool_)
+            admitted[np.argsort(first)[: self.limit - self.n_live]] = True
+            found = self._seated(wanted, first, known, admitted, increments)
+        else:
+            contenders = Contenders(
+                self._digests(wanted),
+                self._sets.digests(increments.namespaces(first)),
+                np.bincount(place, increments.weights[missing], len(wanted)).astype(np.float64),
+            )
+            verdict = self._talkers.judge(contenders, self._live_rows())
+            admitted = verdict.admitted
+            self._displace(verdict.displaced, increments.sequence)
+            found = self._seated(wanted, first, known, admitted, increments)
+            self._talkers.seat(
+                found[admitted], verdict.estimates[admitted], contenders.namespaces[admitted]
+            )
+        turned_away = None if admitted.all() else (wanted[~admitted], first[~admitted])
+        return found[place], turned_away
+
+    def _seated(
+        self,
+        wanted: _Keys,
+        first: _Longs,
+        known: _Ids,
+        admitted: npt.NDArray[np.bool_],
+        increments: Increments,
+    ) -> _Ids:
+        """By wanted key, the row of its series, made or revived if it is admitted."""
+        self._revive(known[admitted & (known != MISSING)])
+        new = np.flatnonzero(admitted & (known == MISSING))
+        new = new[np.argsort(first[new])]
+        self._create(wanted[new], increments.sequence, increments.start_ns)
+        rows: _Ids = np.where(admitted, self._index.find(wanted), np.int32(OVERFLOW_ROW))
         return rows
 
+    def _digests(self, keys: _Keys) -> _Keys:
+        """What keys say, whatever the ids of their sets are at present."""
+        source, destination, own = (self._sets.digests(ids) for ids in _unpack(keys))
+        mixed: _Keys = source * _MULTIPLIERS[0]
+        mixed ^= mixed >> np.uint64(31)
+        mixed += destination
+        mixed *= _MULTIPLIERS[1]
+        mixed ^= mixed >> np.uint64(29)
+        mixed += own
+        mixed *= _MULTIPLIERS[0]
+        mixed ^= mixed >> np.uint64(32)
+        return mixed
+
+    def _live_rows(self) -> _Longs:
+        live = (self._born[: self._used] > 0) & (self._ended[: self._used] == LIVE)
+        live[OVERFLOW_ROW] = False
+        return np.flatnonzero(live)
+
+    def _displace(self, rows: _Longs, sequence: int) -> None:
+        """Ends series in favour of others; the time of their end is that of the snapshot."""
+        if self._talkers is None or rows.size == 0:
+            return
+        self._talkers.turn_away(rows, self._digests(self._key[rows]))
+        self._ended[rows] = sequence
+        self._n_ended += len(rows)
+        self.n_live -= len(rows)
+
     def _create(self, keys: _Keys, sequence: int, start_ns: int) -> None:
+        if len(keys) == 0:
+            return
         reused, self._free = self._free[: len(keys)], self._free[len(keys) :]
         added = len(keys) - len(reused)
         if self._used + added > len(self._key):
@@ -188,10 +286,7 @@ class SeriesTable:
         rows = np.concatenate([reused, np.arange(self._used, self._used + added)])
         self._used += added
         self._key[rows] = keys
-        mask = np.uint64((1 << _ID_BITS) - 1)
-        self._source[rows] = keys >> np.uint64(2 * _ID_BITS)
-        self._destination[rows] = (keys >> np.uint64(_ID_BITS)) & mask
-        self._own[rows] = keys & mask
+        self._source[rows], self._destination[rows], self._own[rows] = _unpack(keys)
         for ids in (self._source, self._destination, self._own):
             self._sets.retain_all(ids[rows])
         self._index.insert(keys, rows.astype(np.int32))
@@ -246,6 +341,8 @@ class SeriesTable:
         self._last_seen_ns = grown(self._last_seen_ns, capacity)
         for column in self._columns.values():
             column.grow(capacity)
+        if self._talkers is not None:
+            self._talkers.grow(capacity)
 
     def _built_index(self) -> HashIndex:
         held = np.flatnonzero(self._born[: self._used] > 0)
@@ -264,3 +361,13 @@ def _pack(source: _Ids, destination: _Ids, own: _Ids) -> _Keys:
         if beyond.any():
             keys[beyond] = _OVERFLOW_KEY
     return keys
+
+
+def _unpack(keys: _Keys) -> tuple[_Longs, _Longs, _Longs]:
+    """Source, destination and own sets of keys."""
+    bits, mask = np.uint64(_ID_BITS), np.uint64((1 << _ID_BITS) - 1)
+    return (
+        (keys >> (bits + bits)).astype(np.int64),
+        (keys >> bits & mask).astype(np.int64),
+        (keys & mask).astype(np.int64),
+    )

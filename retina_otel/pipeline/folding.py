@@ -1,0 +1,134 @@
+"""Folding: how much finds no series of its own, by metric and namespace.
+
+The namespace is that of the workload that was measured: the source's of what leaves it, the
+destination's of what enters it. The bytes folded add up to the overflow series of their metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from retina_otel.model.attribute_sets import EMPTY_SET, AttributeSets
+from retina_otel.model.batches import Column, Histogram, MetricBatch
+from retina_otel.model.signals import (
+    K8S_NAMESPACE_NAME,
+    NETWORK_INTERFACE_DIRECTION,
+    Ends,
+    Kind,
+    Metric,
+)
+from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.projection import Choice, EndProjection
+
+_INGRESS = "ingress"
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+_Ids = npt.NDArray[np.int32]
+_Rows = npt.NDArray[np.int64]
+_Keys = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """What of a batch went to the overflow series of a table."""
+
+    rows: _Rows
+    keys: _Keys
+    """Distinct keys of series that there was no room for."""
+    first: _Rows
+    """A row of the batch for each of them."""
+
+
+def weights(batch: MetricBatch) -> npt.NDArray[np.float64]:
+    """By row, what decides who gets a series: bytes where there are any, else the first counter."""
+    chosen = min(batch.values, key=lambda m: (m.kind is not Kind.COUNTER, m.unit != "By"))
+    values = batch.values[chosen]
+    if isinstance(values, Histogram):
+        values = values.counts.sum(axis=1)
+    heavy: npt.NDArray[np.float64] = values.astype(np.float64)
+    return heavy
+
+
+FoldedOf = tuple[str, str]
+"""Names of a metric and of a namespace, which is empty where there is none."""
+
+
+@dataclass(slots=True)
+class _Window:
+    """Of one metric in the window that runs."""
+
+    namespaces: list[_Ids] = field(default_factory=list)
+    keys: list[_Keys] = field(default_factory=list)
+
+
+class Folding:
+    """Tick thread only."""
+
+    def __init__(self, endpoints: EndpointTable, sets: AttributeSets) -> None:
+        self._sets = sets
+        choice = Choice(Ends.ONE, (K8S_NAMESPACE_NAME.name,), frozenset())
+        self._end = EndProjection(endpoints, sets, choice, "")
+        self._windows: dict[Metric, _Window] = {}
+        self.series: dict[FoldedOf, int] = {}
+        """Distinct series that there was no room for in the newest window."""
+        self.io: dict[FoldedOf, int | float] = {}
+        """Bytes folded since the start."""
+
+    def namespaces(self, batch: MetricBatch, rows: _Rows) -> _Ids:
+        """For some rows of a batch, the set with the namespace to which each counts."""
+        source = self._of(batch.source_rows, rows)
+        if batch.destination_rows is None:
+            return source
+        destination = self._of(batch.destination_rows, rows)
+        direction = batch.own.get(NETWORK_INTERFACE_DIRECTION.name)
+        if not isinstance(direction, Column):
+            return np.where(source == EMPTY_SET, destination, source)
+        entering = np.array([value == _INGRESS for value in direction.values] + [False])
+        return np.where(entering[direction.codes[rows]], destination, source)
+
+    def note(self, metric: Metric, batch: MetricBatch, folded: Folded) -> None:
+        """Takes in what was folded of one metric of a batch."""
+        window = self._windows.setdefault(metric, _Window())
+        window.namespaces.append(self.namespaces(batch, folded.first))
+        window.keys.append(folded.keys)
+        values = batch.values[metric]
+        if metric.unit != "By" or metric.kind is not Kind.COUNTER or isinstance(values, Histogram):
+            return
+        namespaces = self.namespaces(batch, folded.rows)
+        amounts = np.zeros(int(namespaces.max(initial=0)) + 1, values.dtype)
+        np.add.at(amounts, namespaces, values[folded.rows])
+        for number in np.flatnonzero(amounts).tolist():
+            key = (metric.name, self._name(number))
+            self.io[key] = self.io.get(key, 0) + amounts[number].item()
+
+    def end_window(self) -> None:
+        """Counts what was folded in the window that ends, and begins the next."""
+        windows, self._windows = self._windows, {}
+        self.series = {
+            (metric.name, self._name(number)): count
+            for metric, window in windows.items()
+            for number, count in _distinct(window)
+        }
+
+    def _of(self, endpoints: _Ids | None, rows: _Rows) -> _Ids:
+        if endpoints is None:
+            return np.full(len(rows), EMPTY_SET, np.int32)
+        return self._end.ids(endpoints[rows])
+
+    def _name(self, number: int) -> str:
+        return "".join(str(value) for _, value in self._sets.get(number))
+
+
+def _distinct(window: _Window) -> Iterator[tuple[int, int]]:
+    """Sets of namespaces, and how many series of each were folded."""
+    namespaces = np.concatenate(window.namespaces)
+    if len(window.keys) > 1:
+        keys = np.concatenate(window.keys) ^ (namespaces.astype(np.uint64) * _MULTIPLIER)
+        namespaces = namespaces[np.unique(keys, return_index=True)[1]]
+    counts = np.bincount(namespaces)
+    for number in np.flatnonzero(counts).tolist():
+        yield number, int(counts[number])
