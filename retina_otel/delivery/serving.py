@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from retina_otel import __version__
+from retina_otel.delivery.serving_access import ServerAccess
 
 _MOST_CONNECTIONS = 16
 
@@ -55,13 +57,16 @@ class Server(ThreadingHTTPServer):
         *,
         timeout_s: float,
         logger: logging.Logger,
+        access: ServerAccess | None = None,
     ) -> None:
-        """Raises OSError if the address can't be listened on."""
+        """Raises OSError if the address can't be listened on. Without `access` anybody is answered,
+        in plain text."""
         host, port = parse_address(address)
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.host = f"[{host}]" if ":" in host else host
         self.timeout_s = timeout_s
         self.logger = logger
+        self.access = access
         self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._ending = False
         self._thread: threading.Thread | None = None
@@ -101,7 +106,14 @@ class Server(ThreadingHTTPServer):
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
+            if self.access is not None:
+                # Here, because a client that is slow to shake hands must not keep others waiting.
+                request.settimeout(self.timeout_s)
+                request = self.access.wrap(request)
             super().process_request_thread(request, client_address)
+        except OSError as error:
+            self.logger.debug("no connection with %s: %s", client_address[0], error)
+            self.shutdown_request(request)
         finally:
             self._free.release()
 
@@ -128,10 +140,18 @@ class Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
-        self.respond()
+        access = self.server.access
+        if access is None or access.allows(self.headers.get("Authorization", "")):
+            self.respond()
+            return
+        self.close_connection = True
+        self.send_response(HTTPStatus.UNAUTHORIZED)
+        self.send_header("WWW-Authenticate", 'Bearer realm="retina-otel"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def do_HEAD(self) -> None:
-        self.respond()
+        self.do_GET()
 
     def answer(self, status: int, body: bytes, content_type: str) -> None:
         """A whole answer at once."""

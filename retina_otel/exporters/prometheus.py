@@ -16,6 +16,11 @@ from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
 from retina_otel.delivery.serving import Handler, ListenAddress, Server
+from retina_otel.delivery.serving_access import (
+    ServerAccess,
+    ServerAuthSettings,
+    ServerTlsSettings,
+)
 from retina_otel.encode.prometheus import (
     OPENMETRICS_CONTENT_TYPE,
     TEXT_CONTENT_TYPE,
@@ -37,6 +42,12 @@ class PrometheusSettings(Settings):
 
     path: str = Field(default="/metrics", pattern=r"^/\S*$")
     """Where the page is."""
+
+    tls: ServerTlsSettings | None = None
+    """Serve https. Not set: http."""
+
+    auth: ServerAuthSettings | None = None
+    """Whom to answer. Not set: everybody who can connect."""
 
     timeout: PositiveDuration = Field(default="10s", validate_default=True)
     """How long a scraper may take over its request, and over each part of the answer."""
@@ -62,16 +73,21 @@ class PrometheusExporter:
         return self._server.port
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
-        """Raises ConfigError if the address can't be listened on."""
+        """Raises ConfigError if the address can't be listened on, or a file can't be used."""
         page = Page(metrics, self._context)
+        access = ServerAccess(self._settings.tls, self._settings.auth, self._context.logger)
         try:
-            self._server = _Server(page, self._settings, self._context.logger)
+            self._server = _Server(page, self._settings, access, self._context.logger)
         except OSError as error:
             key = f"exporters.{self._context.id}.endpoint"
             raise cannot_listen(self._settings.endpoint, key, error) from error
         self._server.start(self._context.id)
         self._context.logger.info(
-            "metrics are at http://%s:%d%s", self._server.host, self.port, self._settings.path
+            "metrics are at %s://%s:%d%s",
+            access.scheme,
+            self._server.host,
+            self.port,
+            self._settings.path,
         )
 
     def stop(self, deadline_ns: int) -> None:
@@ -140,10 +156,18 @@ class Page:
 
 
 class _Server(Server):
-    def __init__(self, page: Page, settings: PrometheusSettings, logger: logging.Logger) -> None:
+    def __init__(
+        self,
+        page: Page,
+        settings: PrometheusSettings,
+        access: ServerAccess,
+        logger: logging.Logger,
+    ) -> None:
         self.page = page
         self.path = settings.path
-        super().__init__(settings.endpoint, _Handler, timeout_s=settings.timeout, logger=logger)
+        super().__init__(
+            settings.endpoint, _Handler, timeout_s=settings.timeout, logger=logger, access=access
+        )
 
 
 class _Handler(Handler):
