@@ -39,7 +39,7 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 #define RT_DST_PTRMASK (~1UL)
 
 volatile __u32 generation = 1;
-/* 0: only the namespaces in drops_netns are ours. */
+/* Whether a namespace that is not in drops_netns is ours. */
 volatile __u32 all_namespaces = 1;
 
 struct rt_drop_table {
@@ -68,6 +68,7 @@ struct {
 	__type(value, __u32);
 } drops_excluded SEC(".maps");
 
+/* By inode of a namespace: not 0 if it is ours. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 4096);
@@ -288,7 +289,7 @@ int drops_kfree_skb(__u64 *ctx)
 	struct rt_drop_ledger *ledger;
 	struct rt_buffer buffer = {};
 	struct sock *rx_sk = NULL;
-	__u32 *excluded;
+	__u32 *excluded, *ours;
 	__s64 bytes;
 
 	if (bpf_core_field_exists(struct trace_event_raw_kfree_skb___with_socket, rx_sk))
@@ -301,7 +302,8 @@ int drops_kfree_skb(__u64 *ctx)
 	__sync_fetch_and_add(&ledger->seen, 1);
 
 	rt_read_place(skb, rx_sk, &key);
-	if (!all_namespaces && key.netns && !bpf_map_lookup_elem(&drops_netns, &key.netns)) {
+	ours = key.netns ? bpf_map_lookup_elem(&drops_netns, &key.netns) : NULL;
+	if (key.netns && !(ours ? *ours : all_namespaces)) {
 		__sync_fetch_and_add(&ledger->other_netns, 1);
 		return 0;
 	}

@@ -23,6 +23,7 @@ from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.ledger import Ledger
+from retina_otel.pipeline.selection import Selection
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 from retina_otel.receivers.drops.receiver import DropsReceiver
 from retina_otel.receivers.drops.settings import DropsSettings
@@ -49,7 +50,9 @@ Row = tuple[str, str, str, str]
 class Counting:
     """A drops receiver that runs in the lab's node, and what it has counted."""
 
-    def __init__(self, lab: Lab, settings: DropsSettings, known: Sequence[Pod]) -> None:
+    def __init__(
+        self, lab: Lab, settings: DropsSettings, known: Sequence[Pod], selection: Selection
+    ) -> None:
         self.identity = EndpointTable()
         self.identity.update(
             [
@@ -69,6 +72,7 @@ class Counting:
             ledger=self.ledger,
             identity=self.identity,
             interfaces=self.monitor,
+            selection=selection,
         )
         lab.node.call(NodeIdentity(context).start)
         self.receiver = DropsReceiver(settings, context)
@@ -111,10 +115,12 @@ class Counting:
 
 
 @contextmanager
-def counting(lab: Lab, *known: Pod, **settings: Any) -> Iterator[Counting]:
+def counting(
+    lab: Lab, *known: Pod, selection: Selection | None = None, **settings: Any
+) -> Iterator[Counting]:
     """Counts in the lab's node and pods, or in the pods given."""
     chosen = DropsSettings(**{"namespaces": "node", **settings})
-    drops = Counting(lab, chosen, known or lab.pods)
+    drops = Counting(lab, chosen, known or lab.pods, selection or Selection())
     try:
         drops.take()
         drops.metrics.clear()

@@ -19,6 +19,7 @@ from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
+from retina_otel.pipeline.selection import Selection
 from retina_otel.receivers.flows import FlowsReceiver, FlowsSettings
 from retina_otel.testing.lab import Lab
 
@@ -55,6 +56,8 @@ class Flows:
         self.degraded = ""
         self.monitor = lab.node.call(InterfaceMonitor)
         self.ledger = Ledger("flows", "packets")
+        self.identity = EndpointTable()
+        self.selection = Selection()
         self.receiver = FlowsReceiver(
             settings,
             Context(
@@ -62,9 +65,10 @@ class Flows:
                 clock=WallClock(),
                 logger=logging.getLogger("flows"),
                 ledger=self.ledger,
-                identity=EndpointTable(),
+                identity=self.identity,
                 interfaces=self.monitor,
                 degraded=self._on_degraded,
+                selection=self.selection,
             ),
         )
         self.packets: Counter[Flow] = Counter()

@@ -26,7 +26,7 @@ from retina_otel.model.interfaces import Interface
 from retina_otel.model.protocols import network_type_column, transport_column
 from retina_otel.receivers.drops.reasons import NO_DROPS, DropReasons
 from retina_otel.receivers.drops.settings import DropsSettings
-from retina_otel.receivers.drops.table import Array, Drops, DropsTable
+from retina_otel.receivers.drops.table import Array, Drops, DropsTable, Namespaces
 
 _LOOPBACK = 1
 _NO_REASONS = "This kernel does not say why it drops packets: use Linux 5.17 or later"
@@ -46,8 +46,8 @@ class DropsReceiver:
         self._table: DropsTable | None = None
         self._reasons = DropReasons({})
         self._node_netns = 0
-        self._limited: frozenset[int] = frozenset()
-        self._epoch = -1
+        self._limited = Namespaces()
+        self._epochs = (-1, -1)
         self._said = ""
 
     def start(self) -> None:
@@ -126,18 +126,29 @@ class DropsReceiver:
         self._context.ledger.set_beside("recursion_misses", self._table.recursion_misses())
 
     def _follow_namespaces(self) -> None:
-        """Tells the kernel which namespaces are the node's, where only those are asked for."""
+        """Tells the kernel in which namespaces drops count: all or only those that are known, and
+        not those of pods that are not observed. The node's own always."""
         assert self._table is not None
-        if self._settings.namespaces == "all" or self._context.identity.epoch == self._epoch:
+        table, selection = self._context.identity, self._context.selection
+        epochs = (table.epoch, selection.epoch)
+        if epochs == self._epochs:
             return
-        self._epoch = self._context.identity.epoch
-        table = self._context.identity
-        rows = np.flatnonzero(table.index.present).tolist()
-        known = (inode for row in rows for inode in table.endpoint(row).netns)
-        wanted = frozenset((self._node_netns, *known))
+        others = self._settings.namespaces == "all"
+        counted, left_out = {self._node_netns}, set[int]()
+        if not (others and selection.everything):
+            for row in np.flatnonzero(table.index.present).tolist():
+                endpoint = table.endpoint(row)
+                if endpoint.netns:
+                    (counted if selection.observes(endpoint) else left_out).update(endpoint.netns)
+        wanted = Namespaces(
+            counted=frozenset() if others else frozenset(counted),
+            left_out=frozenset(left_out - counted),
+            others=others,
+        )
         if wanted != self._limited:
             self._table.limit(wanted)
             self._limited = wanted
+        self._epochs = epochs
 
     def _symbol_column(self, location: npt.NDArray[np.uint64]) -> Column:
         addresses, codes = np.unique(location, return_inverse=True)

@@ -52,6 +52,16 @@ class Drops:
     """By number of the reason."""
 
 
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """Network namespaces, by inode, in which drops are counted or not."""
+
+    counted: frozenset[int] = frozenset()
+    left_out: frozenset[int] = frozenset()
+    others: bool = True
+    """Whether they are counted in those that are in neither."""
+
+
 class DropsTable:
     """Raises LoadError, AttachError, MapError while it is made; then nothing stays behind."""
 
@@ -101,17 +111,17 @@ class DropsTable:
             stack.enter_context(tp_btf(self._program))
             self._stack = stack.pop_all()
 
-    def limit(self, inodes: Collection[int] | None) -> None:
-        """Counts only in these network namespaces; None: in all. MapError if there are too many."""
-        if inodes is None:
-            self._globals.all_namespaces[...] = 1
-            return
-        known = set(self._netns.read()[0].tolist())
-        for inode in known.difference(inodes):
+    def limit(self, namespaces: Namespaces) -> None:
+        """Counts only in some network namespaces. MapError if there are too many."""
+        wanted = dict.fromkeys(namespaces.left_out, 0) | dict.fromkeys(namespaces.counted, 1)
+        inodes, flags = self._netns.read()
+        known = dict(zip(inodes.tolist(), flags.tolist(), strict=True))
+        for inode in known.keys() - wanted.keys():
             self._netns.delete(inode)
-        for inode in set(inodes) - known:
-            self._netns.put(inode, 1)
-        self._globals.all_namespaces[...] = 0
+        for inode, flag in wanted.items():
+            if known.get(inode) != flag:
+                self._netns.put(inode, flag)
+        self._globals.all_namespaces[...] = int(namespaces.others)
 
     def recursion_misses(self) -> int:
         """Drops that interrupted the handling of another on the same CPU, and were not seen."""

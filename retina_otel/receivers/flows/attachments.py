@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -101,6 +101,7 @@ class Attachments:
         self._following = False
         self._closed = False
         self._gone: set[int] = set()
+        self._left_out: dict[int, Interface] = {}
         self.by_ifindex: dict[int, Attachment] = {}
         self.names: dict[int, str] = {}
         """Of all interfaces ever attached: rows may come after their interface has gone."""
@@ -117,10 +118,15 @@ class Attachments:
         interface = change.interface
         if change.kind is ChangeKind.REMOVED:
             self._detach(interface.ifindex)
+            self._left_out.pop(interface.ifindex, None)
             if self._failures.pop(interface.ifindex, None):
                 self._report()
             return
         role = self._rules.role(interface)
+        if role is Role.POD and interface.ifindex in self._left_out:
+            self._left_out[interface.ifindex] = interface
+            return
+        self._left_out.pop(interface.ifindex, None)
         known = self.by_ifindex.get(interface.ifindex)
         if known is not None and known.role is role:
             known.interface = interface
@@ -135,6 +141,28 @@ class Attachments:
         """Tries again to attach where it failed: memory may be there by now."""
         for failure in list(self._failures.values()):
             self._attach(failure.interface, failure.role, came_later=True)
+
+    def leave_out(self, ifindexes: Collection[int]) -> None:
+        """Counts at pods' interfaces but these, whose pods are not observed. What was counted there
+        so far is read with the generation that runs."""
+        for ifindex in [one for one in self._left_out if one not in ifindexes]:
+            self._attach(self._left_out.pop(ifindex), Role.POD, came_later=False)
+        for ifindex in ifindexes:
+            attachment = self.by_ifindex.get(ifindex)
+            failure = self._failures.get(ifindex)
+            known = attachment or failure
+            if known is None or known.role is not Role.POD:
+                continue
+            self._left_out[ifindex] = known.interface
+            self._detach(ifindex)
+            if self._failures.pop(ifindex, None):
+                self._report()
+
+    def pods(self) -> npt.NDArray[np.uint32]:
+        """The pods' interfaces: those that are counted, and those that are left out."""
+        counted = [i for i, one in self.by_ifindex.items() if one.role is Role.POD]
+        failed = [i for i, one in self._failures.items() if one.role is Role.POD]
+        return np.array([*counted, *failed, *self._left_out], np.uint32)
 
     def followed_from_now(self) -> None:
         """The interfaces there were at the start are attached; those that come now are new."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from retina_otel.component import Collected, Context
 from retina_otel.errors import KernelError
 from retina_otel.kernel import attach
-from retina_otel.model.batches import Window
+from retina_otel.model.batches import UNKNOWN_ROW, Window
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.attachments import Attachments, Rules
 from retina_otel.receivers.flows.coverage import coverage
@@ -66,6 +66,7 @@ class FlowsReceiver:
         tables, attachments = self._started()
         # First: it tells subscribers, and where one fails, what was counted is still in the kernel.
         self._compare_with_interfaces()
+        attachments.leave_out(self._not_observed())
         attachments.retry()
         gone = attachments.gone()
         generation = tables.take()
@@ -176,6 +177,19 @@ class FlowsReceiver:
         context.ledger.set_coverage(coverage(attachments.by_ifindex, counted, stats))
         attachments.take_bases(stats, counted)
         context.ledger.set_beside("before_attach", attachments.before_attach_packets)
+
+    def _not_observed(self) -> set[int]:
+        """Interfaces behind which a pod lives that nobody wants observed."""
+        table, selection = self._context.identity, self._context.selection
+        if selection.everything:
+            return set()
+        interfaces = self._started()[1].pods()
+        rows = table.resolve_interface(interfaces)
+        return {
+            ifindex
+            for ifindex, row in zip(interfaces.tolist(), rows.tolist(), strict=True)
+            if row != UNKNOWN_ROW and not selection.observes(table.endpoint(row))
+        }
 
     def _started(self) -> tuple[FlowTables, Attachments]:
         if self._tables is None or self._attachments is None:
