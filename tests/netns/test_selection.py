@@ -64,14 +64,16 @@ def programs(lab: Lab, interface: str) -> int:
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])
 def test_a_pod_that_is_not_observed_is_not_counted_and_has_no_program(lab: Lab, hook: str) -> None:
     web, api = lab.pod("web"), lab.pod("api")
-    with UdpServer(api, api.ipv4, 9), flows_in(lab, hook=hook) as flows:
+    with UdpServer(api, api.ipv4, 9) as server, flows_in(lab, hook=hook) as flows:
         identify(flows, web, api)
         first = traffic.udp(web, (api.ipv4, 9), packets=101)
+        server.wait_for(101)
         flows.selection.set(observed=all_but(web))
         flows.collect()
         assert flows.receiver.attached & {WEB, API} == {API}
         assert (programs(lab, WEB), programs(lab, API)) == (0, 1)
         second = traffic.udp(web, (api.ipv4, 9), packets=1009)
+        server.wait_for(101 + 1009)
         report = flows.settle()
     # What had been counted before it was deselected is read, once; nothing comes after.
     assert flows.total(interface=WEB, direction="egress") == (first.packets, first.bytes)
@@ -87,23 +89,26 @@ def test_a_pod_that_is_not_observed_is_not_counted_and_has_no_program(lab: Lab, 
 
 def test_a_pod_that_is_observed_again_is_counted_from_then_on(lab: Lab) -> None:
     web, api = lab.pod("web"), lab.pod("api")
-    with UdpServer(api, api.ipv4, 9), flows_in(lab) as flows:
+    with UdpServer(api, api.ipv4, 9) as server, flows_in(lab) as flows:
         identify(flows, web, api)
-        counted = 0
+        counted = unseen = 0
         for round_ in range(3):
             flows.selection.set(observed=all_but(web))
             flows.collect()
-            traffic.udp(web, (api.ipv4, 9), packets=211)
+            unseen += traffic.udp(web, (api.ipv4, 9), packets=211).packets
+            server.wait_for(counted + unseen)
             flows.collect()
             flows.selection.set(observed=None)
             flows.collect()
             counted += traffic.udp(web, (api.ipv4, 9), packets=307 + round_).packets
+            server.wait_for(counted + unseen)
             flows.collect()
         # The comparison with the interface's counters begins one tick after it was attached.
         counted += traffic.udp(web, (api.ipv4, 9), packets=1009).packets
+        server.wait_for(counted + unseen)
         report = flows.settle()
     assert flows.total(interface=WEB, direction="egress")[0] == counted
-    assert flows.total(interface=API, direction="ingress")[0] == counted + 3 * 211
+    assert flows.total(interface=API, direction="ingress")[0] == counted + unseen
     assert report.difference == 0
     assert report.coverage[WEB] == 1.0
     assert report.beside["before_attach"] == 0
@@ -111,19 +116,20 @@ def test_a_pod_that_is_observed_again_is_counted_from_then_on(lab: Lab) -> None:
 
 def test_an_interface_that_nobody_knows_is_counted(lab: Lab) -> None:
     web, api = lab.pod("web"), lab.pod("api")
-    with UdpServer(api, api.ipv4, 9), flows_in(lab) as flows:
+    with UdpServer(api, api.ipv4, 9) as server, flows_in(lab) as flows:
         identify(flows, api)
         flows.selection.set(observed=lambda endpoint: False)
         flows.collect()
         assert flows.receiver.attached & {WEB, API} == {WEB}
         sent = traffic.udp(web, (api.ipv4, 9), packets=101)
+        server.wait_for(101)
         flows.settle()
     assert flows.total(interface=WEB, direction="egress") == (sent.packets, sent.bytes)
 
 
 def test_a_pod_that_comes_and_is_not_to_be_observed_is_let_go(lab: Lab) -> None:
     api = lab.pod("api")
-    with UdpServer(api, api.ipv4, 9), flows_in(lab) as flows:
+    with UdpServer(api, api.ipv4, 9) as server, flows_in(lab) as flows:
         flows.selection.set(observed=lambda endpoint: endpoint.key == api.identity.uid)
         job = lab.add_pod("jobs/job")
         flows.follow_interfaces()
@@ -134,6 +140,7 @@ def test_a_pod_that_comes_and_is_not_to_be_observed_is_let_go(lab: Lab) -> None:
         flows.follow_interfaces()
         assert job.host_interface not in flows.receiver.attached
         traffic.udp(job, (api.ipv4, 9), packets=101)
+        server.wait_for(101)
         flows.settle()
         assert flows.total(interface=job.host_interface) == (0, 0)
         lab.remove_pod(job)
@@ -145,11 +152,12 @@ def test_a_pod_that_comes_and_is_not_to_be_observed_is_let_go(lab: Lab) -> None:
 
 def test_unobserved_traffic_to_the_outside_is_not_taken_for_the_nodes(lab: Lab) -> None:
     web = lab.pod("web")
-    with UdpServer(lab.outside, WORLD4, 9), flows_in(lab) as flows:
+    with UdpServer(lab.outside, WORLD4, 9) as server, flows_in(lab) as flows:
         identify(flows, web)
         flows.selection.set(observed=all_but(web))
         flows.collect()
         traffic.udp(web, (WORLD4, 9), packets=101)
+        server.wait_for(101)
         report = flows.settle()
     assert flows.total(transport="udp", destination=WORLD4) == (0, 0)
     assert report.not_ours["counted_elsewhere"] == 101
