@@ -273,29 +273,34 @@ class _Watchdog:
         self._call = call
         self._allowed_s = allowed_s
         self._heard = time.monotonic()
-        self._ended = threading.Event()
+        self._ended = False
+        self._news = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="identity-watchdog", daemon=True)
         self._thread.start()
 
     def allow(self, allowed_s: float) -> None:
-        self._allowed_s = allowed_s
+        with self._news:
+            self._allowed_s = allowed_s
+            self._news.notify()
 
     def pet(self) -> None:
         self._heard = time.monotonic()
 
     def stop(self) -> None:
-        self._ended.set()
+        with self._news:
+            self._ended = True
+            self._news.notify()
         self._thread.join()
 
     def _run(self) -> None:
-        while True:
-            left = self._heard + self._allowed_s - time.monotonic()
-            if left <= 0:
-                self.reason = f"the identity service was silent for {self._allowed_s:g} s"
-                self._call.cancel()
-                return
-            if self._ended.wait(left):
-                return
+        with self._news:
+            while not self._ended:
+                left = self._heard + self._allowed_s - time.monotonic()
+                if left <= 0:
+                    self.reason = f"the identity service was silent for {self._allowed_s:g} s"
+                    self._call.cancel()
+                    return
+                self._news.wait(left)
 
 
 def probe(settings: StreamSettings, timeout_s: float = 5.0) -> str:

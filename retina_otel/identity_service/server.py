@@ -238,21 +238,24 @@ class IdentityServer:
                     await self._admission.check_again(context)
                     review_at = now + limits.review_s * random.uniform(0.8, 1.2)
                 state = self._heartbeat()
-                if state == told and not await self._quiet(news):
-                    continue
+                if state == told:
+                    left = min(renew_at, review_at) - now, peer.until - time.time()
+                    if not await self._quiet(news, max(min(left), 0.0)):
+                        continue
                 told = state
                 await self._send(state.serialize(reader.sequence), "heartbeat", context)
         except TimeoutError:
             return "stalled"
         return "stopping"
 
-    async def _quiet(self, news: asyncio.Event) -> bool:
+    async def _quiet(self, news: asyncio.Event, at_most_s: float) -> bool:
         """Waits for news; whether there were none for a heartbeat's time."""
+        heartbeat_s = self._limits.heartbeat_s
         try:
-            async with asyncio.timeout(self._limits.heartbeat_s):
+            async with asyncio.timeout(min(heartbeat_s, at_most_s)):
                 await news.wait()
         except TimeoutError:
-            return True
+            return heartbeat_s <= at_most_s
         return False
 
     async def _send_start(
