@@ -6,12 +6,10 @@ timeline; networks, of which there are few, have none. Readers on other threads 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.pipeline.claims import NOBODY, Segment
+from retina_otel.pipeline.claims import NOBODY
 from retina_otel.pipeline.hash_index import MISSING
 from retina_otel.pipeline.networks import HALF, Mix, Network, Networks, Rows, Words
 from retina_otel.pipeline.timelines import Timelines
@@ -19,51 +17,51 @@ from retina_otel.pipeline.timelines import Timelines
 Times = npt.NDArray[np.int64]
 
 
-class _V6:
-    """Timelines by 128-bit addresses: a find is checked against the whole address."""
+class WideTimelines(Timelines):
+    """By 128-bit addresses: a find is checked against the whole address."""
 
     def __init__(self) -> None:
-        self.timelines = Timelines()
+        super().__init__()
         self._mix = Mix()
         self._hi = np.zeros(64, np.uint64)
         self._lo = np.zeros(64, np.uint64)
         self._held: set[int] = set()
 
-    def entry(self, base: int) -> int:
-        entry = self.timelines.entry(self._mix.of_one(base))
-        return entry if entry == MISSING or self._is(entry, base) else MISSING
+    def entry(self, key: int) -> int:
+        entry = super().entry(self._mix.of_one(key))
+        return entry if entry == MISSING or self._is(entry, key) else MISSING
 
-    def add(self, base: int) -> int:
-        while self.timelines.entry(self._mix.of_one(base)) != MISSING:
+    def add(self, key: int) -> int:
+        while super().entry(self._mix.of_one(key)) != MISSING:
             self._mix_anew()
-        entry = self.timelines.add(self._mix.of_one(base))
+        entry = super().add(self._mix.of_one(key))
         if entry >= len(self._hi):
             self._hi = np.concatenate([self._hi, np.zeros_like(self._hi)])
             self._lo = np.concatenate([self._lo, np.zeros_like(self._lo)])
-        self._hi[entry], self._lo[entry] = base >> 64, base & HALF
+        self._hi[entry], self._lo[entry] = key >> 64, key & HALF
         self._held.add(entry)
         return entry
 
-    def remove(self, base: int, entry: int) -> None:
-        self.timelines.remove(self._mix.of_one(base), entry)
+    def remove(self, key: int, entry: int) -> None:
+        super().remove(self._mix.of_one(key), entry)
         self._held.remove(entry)
 
-    def find(self, hi: Words, lo: Words, first_ns: Times | None, last_ns: Times | None) -> Rows:
-        entries = self.timelines.entries(self._mix.of(hi, lo))
+    def find(self, hi: Words, lo: Words) -> Rows:
+        """The entry of each address, or MISSING."""
+        entries = self.entries(self._mix.of(hi, lo))
         entries[(self._hi[entries] != hi) | (self._lo[entries] != lo)] = MISSING
-        return self.timelines.rows(entries, first_ns, last_ns)
+        return entries
 
     def _is(self, entry: int, base: int) -> bool:
-        return int(self._hi[entry]) == base >> 64 and int(self._lo[entry]) == base & HALF
+        return int(self._lo[entry]) == base & HALF and int(self._hi[entry]) == base >> 64
 
     def _mix_anew(self) -> None:
         entries = np.fromiter(self._held, np.int32, len(self._held))
-        self._mix = self._mix.another()
-        mixed = self._mix.of(self._hi[entries], self._lo[entries])
-        while len(np.unique(mixed)) != len(mixed):
+        mixed = np.zeros(0, np.uint64)
+        while len(np.unique(mixed)) != len(entries) or not len(mixed):
             self._mix = self._mix.another()
             mixed = self._mix.of(self._hi[entries], self._lo[entries])
-        self.timelines.rekey(mixed, entries)
+        self.rekey(mixed, entries)
 
 
 class AddressIndex:
@@ -71,40 +69,16 @@ class AddressIndex:
 
     def __init__(self) -> None:
         self._v4 = Timelines()
-        self._v6 = _V6()
+        self._v6 = WideTimelines()
         self.networks = Networks()
 
     def __len__(self) -> int:
         """How many single addresses somebody claims."""
-        return len(self._v4) + len(self._v6.timelines)
+        return len(self._v4) + len(self._v6)
 
-    def claimants(self, address: Network) -> tuple[int, ...]:
-        """The rows that claim a single address."""
-        if address.v4:
-            entry = self._v4.entry(address.base)
-            return () if entry == MISSING else self._v4.claimants(entry)
-        entry = self._v6.entry(address.base)
-        return () if entry == MISSING else self._v6.timelines.claimants(entry)
-
-    def set(
-        self, address: Network, claimants: tuple[int, ...], segments: Sequence[Segment]
-    ) -> None:
-        """Says whose a single address is. `segments` as `claims.timeline` makes them."""
-        base = address.base
-        if address.v4:
-            entry = self._v4.entry(base)
-            if not claimants:
-                if entry != MISSING:
-                    self._v4.remove(base, entry)
-                return
-            self._v4.set(self._v4.add(base) if entry == MISSING else entry, claimants, segments)
-            return
-        entry = self._v6.entry(base)
-        if claimants:
-            entry = self._v6.add(base) if entry == MISSING else entry
-            self._v6.timelines.set(entry, claimants, segments)
-        elif entry != MISSING:
-            self._v6.remove(base, entry)
+    def timelines(self, address: Network) -> Timelines:
+        """Those among which a single address is, by its `base`."""
+        return self._v4 if address.v4 else self._v6
 
     def find(
         self,
@@ -136,7 +110,7 @@ class AddressIndex:
         return rows
 
     def _find_v6(self, hi: Words, lo: Words, first_ns: Times | None, last_ns: Times | None) -> Rows:
-        rows = self._v6.find(hi, lo, first_ns, last_ns)
+        rows = self._v6.rows(self._v6.find(hi, lo), first_ns, last_ns)
         missing = np.flatnonzero(rows == NOBODY)
         if missing.size:
             rows[missing] = self.networks.find_v6(hi[missing], lo[missing])

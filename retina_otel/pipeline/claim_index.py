@@ -5,7 +5,7 @@ threads need a lock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,8 @@ from retina_otel.pipeline.claims import (
     Claim,
     Endpoint,
     EndpointKind,
+    Segment,
+    alone,
     timeline,
 )
 from retina_otel.pipeline.hash_index import MISSING
@@ -40,6 +42,8 @@ _NOT_WORLD_NETWORKS = (
     "fe80::/10",
     "ff00::/8",
 )
+
+_NO_NUMBERS: tuple[Sequence[int], Sequence[int]] = ((), ())
 
 _Words = npt.NDArray[np.uint64]
 _Rows = npt.NDArray[np.int32]
@@ -91,76 +95,97 @@ class ClaimIndex:
             self._networks_changed = False
         return self._addresses.find(hi, lo, first_ns, last_ns)
 
-    def claim(self, number: int) -> None:
-        """All that a row says is its own; also after that, or whether it is gone, has changed."""
+    def claim_addresses(self, number: int) -> None:
+        """What a row says is its own; also after its times, or whether it is gone, have changed."""
         row = self._rows[number]
-        endpoint = row.endpoint
         for network in row.networks:
             if network.prefix == ADDRESS_BITS:
-                claimants = self._addresses.claimants(network)
-                if number not in claimants:
-                    claimants = (*claimants, number)
-                self._set_address(network, claimants)
+                timelines = self._addresses.timelines(network)
+                self._claim(timelines, network.base, number, self._timeline)
             else:
                 self._networked.add(number)
                 self._networks_changed = True
-        if endpoint.kind is EndpointKind.WORLD and not row.networks:
+        if row.endpoint.kind is EndpointKind.WORLD and not row.networks:
             self._networked.add(number)
             self._networks_changed = True
-        for timelines, keys in self._numbers(endpoint):
+
+    def claim_numbers(self, number: int) -> None:
+        """As `claim_addresses`, for interfaces and namespaces."""
+        for timelines, keys in self._numbers(self._rows[number].endpoint):
             for key in keys:
-                entry = timelines.entry(key)
-                claimants = () if entry == MISSING else timelines.claimants(entry)
-                if number not in claimants:
-                    claimants = (*claimants, number)
-                self._set_number(timelines, key, claimants)
+                self._claim(timelines, key, number, self._best)
 
     def withdraw_numbers(self, number: int, before: Endpoint, now: Endpoint | None = None) -> None:
         """The interfaces and namespaces that a row claimed and, if it does now, no longer does."""
-        kept = self._numbers(now) if now is not None else ((None, ()), (None, ()))
-        for (timelines, keys), (_, still) in zip(self._numbers(before), kept, strict=True):
-            for key in set(keys).difference(still):
-                entry = timelines.entry(key)
-                if entry != MISSING:
-                    claimants = timelines.claimants(entry)
-                    self._set_number(timelines, key, _without(claimants, number))
+        after = _NO_NUMBERS if now is None else (now.interfaces, now.netns)
+        for (timelines, keys), kept in zip(self._numbers(before), after, strict=True):
+            for key in keys:
+                if key not in kept:
+                    self._withdraw(timelines, key, number, self._best)
 
     def withdraw_addresses(self, number: int, networks: Iterable[Network]) -> None:
         """The addresses and networks that a row claims no longer."""
         for network in networks:
             if network.prefix == ADDRESS_BITS:
-                claimants = self._addresses.claimants(network)
-                if number in claimants:
-                    self._set_address(network, _without(claimants, number))
+                timelines = self._addresses.timelines(network)
+                self._withdraw(timelines, network.base, number, self._timeline)
+            else:
+                self._networks_changed = True
         if number in self._networked:
             self._networked.discard(number)
             self._networks_changed = True
 
-    def _numbers(self, endpoint: Endpoint) -> tuple[tuple[Timelines, tuple[int, ...]], ...]:
-        return (
-            (self._interfaces, tuple(endpoint.interfaces)),
-            (self._netns, tuple(endpoint.netns)),
-        )
+    def _numbers(self, endpoint: Endpoint) -> tuple[tuple[Timelines, Sequence[int]], ...]:
+        return (self._interfaces, endpoint.interfaces), (self._netns, endpoint.netns)
 
-    def _set_number(self, timelines: Timelines, key: int, claimants: tuple[int, ...]) -> None:
+    def _claim(
+        self,
+        timelines: Timelines,
+        key: int,
+        number: int,
+        segments: Callable[[tuple[int, ...]], list[Segment]],
+    ) -> None:
         entry = timelines.entry(key)
-        if key == 0 or (entry == MISSING and not claimants):
-            return
-        if not claimants:
-            timelines.remove(key, entry)
-            return
-        best = max(claimants, key=self._standing)
-        timelines.set(timelines.add(key) if entry == MISSING else entry, claimants, [(0, best)])
+        if entry == MISSING:
+            entry = timelines.add(key)
+            claimants: tuple[int, ...] = (number,)
+        else:
+            claimants = timelines.claimants(entry)
+            if number not in claimants:
+                claimants = (*claimants, number)
+        timelines.set(entry, claimants, segments(claimants))
 
-    def _set_address(self, address: Network, claimants: tuple[int, ...]) -> None:
-        claims = [self._claim_of(number) for number in claimants]
-        self._addresses.set(address, claimants, timeline(claims) if claims else ())
+    def _withdraw(
+        self,
+        timelines: Timelines,
+        key: int,
+        number: int,
+        segments: Callable[[tuple[int, ...]], list[Segment]],
+    ) -> None:
+        entry = timelines.entry(key)
+        if entry == MISSING:
+            return
+        left = tuple(one for one in timelines.claimants(entry) if one != number)
+        if left:
+            timelines.set(entry, left, segments(left))
+        else:
+            timelines.remove(key, entry)
+
+    def _timeline(self, claimants: tuple[int, ...]) -> list[Segment]:
+        rows = self._rows
+        if len(claimants) == 1:
+            return alone(claimants[0], rows[claimants[0]].endpoint.valid)
+        return timeline([self._claim_of(number) for number in claimants])
 
     def _claim_of(self, number: int) -> Claim:
         row = self._rows[number]
         endpoint = row.endpoint
         weak = row.gone and not row.timed
         return Claim(number, endpoint.key, endpoint.kind, endpoint.valid, weak)
+
+    def _best(self, claimants: tuple[int, ...]) -> list[Segment]:
+        best = claimants[0] if len(claimants) == 1 else max(claimants, key=self._standing)
+        return [(0, best)]
 
     def _standing(self, number: int) -> tuple[bool, int, int]:
         row = self._rows[number]
@@ -184,9 +209,5 @@ class ClaimIndex:
 
 def _find(timelines: Timelines, numbers: npt.NDArray[np.uint32]) -> _Rows:
     rows = timelines.rows(timelines.entries(numbers.astype(np.uint64)))
-    rows[rows < 0] = UNKNOWN_ROW
+    rows[(rows < 0) | (numbers == 0)] = UNKNOWN_ROW
     return rows
-
-
-def _without(claimants: tuple[int, ...], number: int) -> tuple[int, ...]:
-    return tuple(one for one in claimants if one != number)

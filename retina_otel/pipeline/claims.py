@@ -6,7 +6,7 @@ Wrong is worse than unknown: where two pods may be meant, neither is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -103,14 +103,44 @@ def timeline(claims: Sequence[Claim]) -> list[Segment]:
     A certain claim goes before those that are only possible, and among certain ones the kind
     decides. That a pod may have an address ends the certainty of the one that had it before.
     """
-    if len(claims) == 1:
-        valid = claims[0].valid
-        if not valid.ever:
-            return []
-        only = [(valid.possible_from, claims[0].row)]
-        if valid.possible_until < FOREVER:
-            only.append((valid.possible_until, NOBODY))
-        return only
+    segments: list[Segment] = []
+    for group in _overlapping(claims):
+        one = group[0]
+        found = alone(one.row, one.valid) if len(group) == 1 else _sweep(group)
+        if segments and segments[-1][0] == found[0][0]:
+            segments.pop()
+        if segments and segments[-1][1] == found[0][1]:
+            segments.extend(found[1:])
+        else:
+            segments.extend(found)
+    return segments
+
+
+def alone(row: int, valid: Validity) -> list[Segment]:
+    """The timeline of an address that nobody else claims."""
+    if valid.possible_until == FOREVER:
+        return [(valid.possible_from, row)]
+    if valid.possible_from >= valid.possible_until:
+        return []
+    return [(valid.possible_from, row), (valid.possible_until, NOBODY)]
+
+
+def _overlapping(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
+    """In order of time, those that can't be judged apart; without those that never were."""
+    group: list[Claim] = []
+    until_ns = 0
+    ever = [claim for claim in claims if claim.valid.ever]
+    for claim in sorted(ever, key=lambda one: one.valid.possible_from):
+        if group and claim.valid.possible_from >= until_ns:
+            yield group
+            group = []
+        group.append(claim)
+        until_ns = max(until_ns, claim.valid.possible_until)
+    if group:
+        yield group
+
+
+def _sweep(claims: Sequence[Claim]) -> list[Segment]:
     changes: dict[int, list[tuple[set[Claim], Claim]]] = {}
     possible: set[Claim] = set()
     certain: set[Claim] = set()
@@ -144,8 +174,7 @@ def _certainties(claims: Sequence[Claim]) -> Iterable[tuple[Claim, int]]:
     """Each claim with the time until which it is certain at most."""
     next_ns = FOREVER
     later_ns = FOREVER
-    ever = (claim for claim in claims if claim.valid.ever)
-    for claim in sorted(ever, key=lambda one: -one.valid.possible_from):
+    for claim in sorted(claims, key=lambda one: -one.valid.possible_from):
         if claim.kind is not EndpointKind.POD:
             yield claim, claim.valid.certain_until
             continue

@@ -15,8 +15,7 @@ So do its addresses, if nobody has said until when they were its own; else they 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +57,22 @@ class EndpointIndex:
     """By row: the epoch since which its attributes are what they are."""
 
 
+class _Turns:
+    """A lock that goes to whoever waits: a writer of many slices does not keep the tick thread
+    out."""
+
+    def __init__(self) -> None:
+        self._queue = threading.Lock()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._queue:
+            self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+
 _UNKNOWN = Endpoint(EndpointKind.UNKNOWN, "unknown", {})
 
 
@@ -75,8 +90,7 @@ class EndpointTable:
         """How late a source may learn who has an address: what was counted in the last so many ns
         waits before it is credited by address. Set by identity extensions."""
         self._writing = threading.Lock()
-        self._queue = threading.Lock()
-        self._lock = threading.Lock()
+        self._turns = _Turns()
         self._departures = Departures(linger_ns, keep_ns, reuse_ns)
         self._rows: list[Row] = [Row(_UNKNOWN)]
         self._present = np.ones(1, np.bool_)
@@ -103,7 +117,7 @@ class EndpointTable:
     def index(self) -> EndpointIndex:
         """Which rows there are now, as one value."""
         if self._index.epoch != self._epoch:
-            with self._turn():
+            with self._turns:
                 n_rows = len(self._rows)
                 present, changed = self._present[:n_rows].copy(), self._changed[:n_rows].copy()
                 self._index = EndpointIndex(self._epoch, present, changed)
@@ -142,7 +156,7 @@ class EndpointTable:
         if now_ns == self._last_ns:
             return
         self._last_ns = now_ns
-        with self._turn():
+        with self._turns:
             due = self._departures.advance(now_ns)
             if due.lingered or due.forgotten:
                 self._epoch += 1
@@ -156,12 +170,12 @@ class EndpointTable:
 
     def resolve_interface(self, ifindex: npt.NDArray[np.uint32]) -> _Rows:
         """The row behind each interface of the node; UNKNOWN_ROW for none and for 0."""
-        with self._turn():
+        with self._turns:
             return self._claims.interfaces(ifindex)
 
     def resolve_netns(self, inode: npt.NDArray[np.uint32]) -> _Rows:
         """The row that lives in each network namespace; UNKNOWN_ROW for none and for 0."""
-        with self._turn():
+        with self._turns:
             return self._claims.netns(inode)
 
     def resolve_address(
@@ -186,7 +200,7 @@ class EndpointTable:
         last_ns: _Times | None = None,
     ) -> _Rows:
         """As `resolve_address`, but tells why it is unknown: `claims.NOBODY` or `AMBIGUOUS`."""
-        with self._turn():
+        with self._turns:
             return self._claims.addresses(hi, lo, first_ns, last_ns)
 
     def combined(self, services: _Rows, backends: _Rows) -> _Rows:
@@ -194,20 +208,9 @@ class EndpointTable:
         the service's name. The service's own row where the backend is UNKNOWN_ROW. Tick thread."""
         pairs = services.astype(np.int64) << 32 | backends
         distinct, place = np.unique(pairs, return_inverse=True)
-        with self._turn():
+        with self._turns:
             made = [self._combine(pair >> 32, pair & 0xFFFFFFFF) for pair in distinct.tolist()]
         return np.array(made, np.int32)[place]
-
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Nothing changes, or is read, meanwhile. Whoever waits is next: a writer of many slices
-        does not keep the tick thread out."""
-        with self._queue:
-            self._lock.acquire()
-        try:
-            yield
-        finally:
-            self._lock.release()
 
     def _write(self, added: Sequence[Endpoint], removed: Sequence[str], source: str) -> None:
         row_of = self._row_of.setdefault(source, {})
@@ -217,13 +220,13 @@ class EndpointTable:
             if (row := row_of.get(endpoint.key)) is None or self._rows[row].endpoint != endpoint
         ]
         for start in range(0, len(parsed), _SLICE):
-            with self._turn():
+            with self._turns:
                 self._epoch += 1
                 for endpoint, networks in parsed[start : start + _SLICE]:
                     self._put(endpoint, networks, row_of)
         leaving = [key for key in dict.fromkeys(removed) if key in row_of]
         for start in range(0, len(leaving), _SLICE):
-            with self._turn():
+            with self._turns:
                 self._epoch += 1
                 for key in leaving[start : start + _SLICE]:
                     self._leave(row_of.pop(key))
@@ -234,7 +237,8 @@ class EndpointTable:
         number = row_of.get(endpoint.key)
         if number is None:
             row_of[endpoint.key] = number = self._new(Row(endpoint, networks))
-            self._claims.claim(number)
+            self._claims.claim_addresses(number)
+            self._claims.claim_numbers(number)
             return
         row = self._rows[number]
         before, networks_before = row.endpoint, row.networks
@@ -244,9 +248,17 @@ class EndpointTable:
             for combined in self._part_of.get(number, ()):
                 self._merge(self._rows[combined])
                 self._changed[combined] = self._epoch
-        self._claims.withdraw_addresses(number, set(networks_before).difference(networks))
-        self._claims.withdraw_numbers(number, before, endpoint)
-        self._claims.claim(number)
+        if (
+            networks != networks_before
+            or before.valid != endpoint.valid
+            or before.kind is not endpoint.kind
+        ):
+            dropped = [network for network in networks_before if network not in networks]
+            self._claims.withdraw_addresses(number, dropped)
+            self._claims.claim_addresses(number)
+        if before.interfaces != endpoint.interfaces or before.netns != endpoint.netns:
+            self._claims.withdraw_numbers(number, before, endpoint)
+            self._claims.claim_numbers(number)
 
     def _new(self, row: Row) -> int:
         if self._free:
@@ -268,7 +280,9 @@ class EndpointTable:
         row.gone = True
         self._present[number] = False
         self._departures.leave(number, remembered=row.timed)
-        self._claims.claim(number)
+        if not row.timed:
+            self._claims.claim_addresses(number)
+        self._claims.claim_numbers(number)
         for combined in self._part_of.get(number, ()):
             if not self._rows[combined].gone:
                 self._leave(combined)
