@@ -6,7 +6,7 @@ The kernel layer reads them; components get them through their context.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +56,9 @@ class Tuples:
 
     def __len__(self) -> int:
         return len(self.protocol)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Tuples:
+        return Tuples(*(getattr(self, one.name)[rows] for one in fields(self)))
 
 
 class Translations(Protocol):
