@@ -133,6 +133,7 @@ class DropsReceiver:
         epochs = (table.epoch, selection.epoch)
         if epochs == self._epochs:
             return
+        self._epochs = epochs
         others = self._settings.namespaces == "all"
         counted, left_out = {self._node_netns}, set[int]()
         if not (others and selection.everything):
@@ -148,7 +149,6 @@ class DropsReceiver:
         if wanted != self._limited:
             self._table.limit(wanted)
             self._limited = wanted
-        self._epochs = epochs
 
     def _symbol_column(self, location: npt.NDArray[np.uint64]) -> Column:
         addresses, codes = np.unique(location, return_inverse=True)
