@@ -19,8 +19,9 @@ class Known:
         return len(self._objects)
 
     def upsert(self, object_: Object) -> None:
+        """Of what `same` has returned."""
         uid = object_.meta.uid
-        if self._objects.get(uid) != object_:
+        if self._objects.get(uid) is not object_:
             self._objects[uid] = self._upserted[uid] = object_
             self._deleted.pop(uid, None)
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 from retina_otel.kubernetes.decode import Decoder
-from retina_otel.kubernetes.objects import Object
+from retina_otel.kubernetes.objects import Kind, Object
 
 _PROTOBUF = "application/vnd.kubernetes.protobuf"
 _METADATA = "as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
@@ -51,13 +50,14 @@ def metadata_of(group: str, version: str, plural: str, kind: str) -> Resource:
     )
 
 
-class Kind(Enum):
-    POD = Resource("/api/v1/pods", "Pod", Decoder.pod)
-    SERVICE = Resource("/api/v1/services", "Service", Decoder.service)
-    ENDPOINT_SLICE = Resource(
+RESOURCES: Mapping[Kind, Resource] = {
+    Kind.POD: Resource("/api/v1/pods", "Pod", Decoder.pod),
+    Kind.SERVICE: Resource("/api/v1/services", "Service", Decoder.service),
+    Kind.ENDPOINT_SLICE: Resource(
         "/apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice", Decoder.endpoint_slice
-    )
-    NODE = Resource("/api/v1/nodes", "Node", Decoder.node)
-    NAMESPACE = Resource("/api/v1/namespaces", "Namespace", Decoder.namespace)
-    REPLICA_SET = metadata_of("apps", "v1", "replicasets", "ReplicaSet")
-    JOB = metadata_of("batch", "v1", "jobs", "Job")
+    ),
+    Kind.NODE: Resource("/api/v1/nodes", "Node", Decoder.node),
+    Kind.NAMESPACE: Resource("/api/v1/namespaces", "Namespace", Decoder.namespace),
+    Kind.REPLICA_SET: metadata_of("apps", "v1", "replicasets", "ReplicaSet"),
+    Kind.JOB: metadata_of("batch", "v1", "jobs", "Job"),
+}

@@ -20,11 +20,11 @@ from retina_otel.kubernetes import protobuf
 from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.decode import Decoder, Wanted
 from retina_otel.kubernetes.known import Known
-from retina_otel.kubernetes.objects import Object
-from retina_otel.kubernetes.resources import Kind, Resource
+from retina_otel.kubernetes.objects import Kind, Object
+from retina_otel.kubernetes.resources import RESOURCES, Resource
 from retina_otel.kubernetes.stream import Frames, Stream
 
-__all__ = ["Change", "Kind", "Resource", "Timing", "Wanted", "WatchState", "Watcher"]
+__all__ = ["Change", "Kind", "Timing", "Wanted", "WatchState", "Watcher"]
 
 _LOGGER = logging.getLogger(__name__)
 _INITIAL_END = "k8s.io/initial-events-end"
@@ -37,7 +37,7 @@ _NO_WATCH_LIST = {400, 422}
 class Change:
     """What was read at once. `deleted` comes after `upserted`: an object may be in both."""
 
-    kind: Kind | Resource
+    kind: Kind
     upserted: list[Object]
     deleted: list[Object]
     """In the last state that is known."""
@@ -82,18 +82,20 @@ class Watcher:
     def __init__(
         self,
         access: Access,
-        kind: Kind | Resource,
+        kind: Kind,
         *,
         on_change: Callable[[Change], None],
         on_state: Callable[[WatchState], None],
+        resource: Resource | None = None,
         selector: str = "",
         wanted: Wanted | None = None,
         timing: Timing | None = None,
     ) -> None:
-        """`selector`: a field selector, `spec.nodeName=a`. Callbacks come from the thread."""
+        """`resource`: for `Kind.OWNER`, which has none of its own. `selector`: a field selector,
+        `spec.nodeName=a`. Callbacks come from the watcher's thread."""
         self._access = access
         self._kind = kind
-        self._resource = kind.value if isinstance(kind, Kind) else kind
+        self._resource = resource or RESOURCES[kind]
         self._selector = selector
         self._decoder = Decoder(wanted or Wanted())
         self._timing = timing or Timing()
@@ -281,7 +283,8 @@ class Watcher:
             self._known.delete(object_)
         else:
             self._known.upsert(object_)
-        self._version = object_.meta.resource_version
+        # Not the object's: one that is known already stands for its equal.
+        self._version = message.metadata.resource_version
         return None
 
     def _list(self) -> None:
