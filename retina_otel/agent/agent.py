@@ -25,6 +25,7 @@ from retina_otel.config.load import Configuration
 from retina_otel.errors import ConfigError, RetinaError
 from retina_otel.extensions.node_identity import NodeIdentity
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.node.facts import NodeFacts
 
 GRACE_S = 5.0
 """From the request to stop to the end of the agent."""
@@ -69,6 +70,7 @@ class Agent:
         self._board = StatusBoard()
         self._graph: Graph | None = None
         self._monitor: InterfaceMonitor | None = None
+        self._facts = NodeFacts(self._clock.monotonic_ns)
         self._started_ns = self._clock.monotonic_ns()
         self._last_tick_ns = self._started_ns
         self._last_end_ns = 0
@@ -191,6 +193,7 @@ class Agent:
         graph = Graph(
             clock=self._clock,
             interfaces=self._monitor,
+            facts=self._facts,
             board=self._board,
             status=self.status,
             learned=self.learn,
@@ -380,6 +383,7 @@ class Agent:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
+        self._facts.close()
 
 
 def works(status: AgentStatus) -> list[str]:

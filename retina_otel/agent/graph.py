@@ -32,6 +32,7 @@ from retina_otel.config.load import Configuration, Instance
 from retina_otel.errors import RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
+from retina_otel.node.facts import NodeFacts
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.pipeline import LogsPipeline
 
@@ -71,6 +72,7 @@ class Graph:
         *,
         clock: Clock,
         interfaces: InterfaceRegistry,
+        facts: NodeFacts,
         board: StatusBoard,
         status: Callable[[], AgentStatus],
         learned: Callable[[Resource], None] = lambda attributes: None,
@@ -81,6 +83,7 @@ class Graph:
         """The receiver that is being collected from."""
         self._clock = clock
         self._interfaces = interfaces
+        self._facts = facts
         self._board = board
         self._status = status
         self._learned = learned
@@ -259,6 +262,9 @@ class Graph:
             ledger=self._board.ledger(_ledger_name(key), _UNITS[instance.kind]),
             identity=self.endpoints,
             interfaces=self._interfaces,
+            namespaces=self._facts.namespaces,
+            translations=self._facts.translations,
+            sockets=self._facts.sockets,
             resource=dict(resource),
             degraded=lambda reason: self._degraded(key, reason),
             status=self._status,

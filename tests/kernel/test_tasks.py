@@ -1,0 +1,107 @@
+"""The walk over the node's processes: whom it finds, and with what rights."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from retina_otel.component import Collected, ComponentKind
+from retina_otel.kernel import netns
+from tests.unit.agent_parts import Parts, configuration
+from tests.unit.conftest import run  # noqa: F401
+
+PROGRAM = """
+import json
+from retina_otel.node.looks import Looks
+looks = Looks()
+look = looks.take(sockets=True)
+print(json.dumps([looks.unavailable, look and sorted({group.netns for group in look.groups})]))
+"""
+
+
+def looked(*wrapper: str) -> tuple[str, list[int] | None]:
+    """Why nothing could be seen, and the namespaces that were."""
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    )
+    unavailable, found = json.loads(done.stdout)
+    return unavailable, found
+
+
+def capabilities(*names: str) -> list[str]:
+    kept = ",".join(["-all", *(f"+{name}" for name in names)])
+    return ["setpriv", f"--inh-caps={kept}", f"--bounding-set={kept}"]
+
+
+@pytest.mark.kernels
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        [],
+        capabilities("bpf", "perfmon"),
+        ["unshare", "--pid", "--fork", "--mount-proc"],
+        ["unshare", "--cgroup"],
+    ],
+    ids=["root", "bpf and perfmon", "other pid namespace", "other cgroup namespace"],
+)
+def test_processes_of_all_namespaces_are_seen(namespace, wrapper):
+    sleeper = subprocess.Popen(
+        ["nsenter", f"--net={namespace.path}", "--", "sh", "-c", "echo in; exec sleep 60"],
+        stdout=subprocess.PIPE,
+    )
+    assert sleeper.stdout is not None
+    with sleeper.stdout as said:
+        said.readline()
+    unavailable, found = looked(*wrapper)
+    sleeper.kill()
+    sleeper.wait()
+
+    assert unavailable == ""
+    assert found is not None
+    assert {netns.inode(namespace.path), netns.own_inode()} <= set(found)
+
+
+@pytest.mark.parametrize(
+    ("kept", "named"), [(["bpf"], "CAP_PERFMON"), (["perfmon"], "CAP_BPF"), ([], "CAP_BPF")]
+)
+def test_without_a_right_it_says_which(kept, named):
+    unavailable, found = looked(*capabilities(*kept))
+    assert found is None
+    assert unavailable.startswith("the node's processes can't be looked at: ")
+    assert named in unavailable
+    assert "\n" not in unavailable
+
+
+def test_a_component_is_given_what_the_node_knows(run):  # noqa: F811
+    asked = []
+
+    class Asks:
+        def __init__(self, context):
+            self.context = context
+
+        def start(self):
+            pass
+
+        def collect(self, window, deadline_ns):
+            self.context.namespaces.refresh()
+            asked.append(self.context)
+            return Collected()
+
+        def fds(self):
+            return ()
+
+        def stop(self):
+            pass
+
+    parts = Parts()
+    agent = run(configuration(parts.other(ComponentKind.RECEIVER, "asks", Asks), parts.exporter()))
+    agent.stop()
+
+    context = asked[0]
+    assert [one.inode for one in context.namespaces.current().values() if one.host] == [
+        netns.own_inode()
+    ]
+    assert context.sockets.unavailable == context.translations.unavailable == ""
