@@ -85,14 +85,10 @@ def _owned(name: str, **more: object) -> Json:
     return {"name": name, "labels": {"app": name}, "ownerReferences": _OWNERS, **more}
 
 
-_FINISHED = status(
-    "10.0.0.3", phase="Succeeded", state=_terminated("2026-11-21T08:00:05Z", "2026-11-21T08:01:00Z")
-)
+_FINISHED = status("10.0.0.3", phase="Succeeded", state=_terminated("08:00:05", "08:01:00"))
 _FINISHED["initContainerStatuses"] = [container("i", _terminated("08:00:02", "08:00:04"))]
 _CRASHED = status("10.0.0.4")
-_CRASHED["containerStatuses"][0]["state"] = _terminated(
-    "2026-11-21T08:00:05Z", "2026-11-21T08:00:06Z"
-)
+_CRASHED["containerStatuses"][0]["state"] = _terminated("08:00:05", "08:00:06")
 
 EVERYTHING: list[tuple[str, Json, Json | None]] = [
     (f"{_NAMESPACED}/pods", pod("pending"), None),
