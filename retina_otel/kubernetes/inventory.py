@@ -22,7 +22,7 @@ from retina_otel.kubernetes.inventory_endpoints import (
     place_attributes,
     workload_attributes,
 )
-from retina_otel.kubernetes.inventory_owners import Owners
+from retina_otel.kubernetes.inventory_owners import Missing, Owners
 from retina_otel.kubernetes.inventory_services import Services
 from retina_otel.kubernetes.inventory_times import TERMINAL_PHASES, ended, validity
 from retina_otel.kubernetes.objects import (
@@ -36,6 +36,7 @@ from retina_otel.kubernetes.objects import (
     Service,
     Workload,
 )
+from retina_otel.kubernetes.observed import ANNOTATION, asks_for_observation
 from retina_otel.model.attributes import K8S_NAMESPACE_NAME, K8S_NODE_NAME
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
 
@@ -54,6 +55,18 @@ class LocalEnd:
     """ifindexes of the node behind which it lives."""
 
 
+@dataclass(frozen=True, slots=True)
+class LocalPod:
+    """A pod of this node that has not gone."""
+
+    uid: str
+    containers: tuple[str, ...] = ()
+    """Their ids."""
+    addresses: tuple[str, ...] = ()
+    """Its own."""
+    host_network: bool = False
+
+
 @dataclass(slots=True)
 class _Pod:
     endpoint: Endpoint
@@ -61,7 +74,8 @@ class _Pod:
     containers: tuple[str, ...]
     """Only of pods on this node."""
     observe: bool
-    published: bool
+    host_network: bool = False
+    published: bool = False
 
 
 class Inventory:
@@ -73,14 +87,13 @@ class Inventory:
         node_name: str = "",
         cidrs: Mapping[str, str] | None = None,
         api_server: Iterable[str] = (),
-        observe: Callable[[Mapping[str, str]], bool] | None = None,
+        observe_annotated: bool = False,
     ) -> None:
         """`node_name` is the node whose pods are local; `cidrs` are networks by name; `api_server`
-        are addresses of the API server that are known from elsewhere. `observe` tells by the
-        annotations of a pod or namespace whether it is to be observed; the annotation is then no
-        attribute."""
+        are addresses of the API server that are known from elsewhere. `observe_annotated`: Retina's
+        annotation on pods and namespaces is heeded; it is no attribute then."""
         self._node_name = node_name
-        self._observe = observe
+        self._observe_annotated = observe_annotated
         self._services = Services(tuple(api_server))
         self._named = [cidr_endpoint(name, network) for name, network in (cidrs or {}).items()]
         self._owners = Owners()
@@ -97,7 +110,7 @@ class Inventory:
         return len(self._pods)
 
     @property
-    def missing_owners(self) -> Mapping[str, OwnerRef]:
+    def missing_owners(self) -> Mapping[str, Missing]:
         """Owners whose own owner is not known, by uid: once it is, `apply` it."""
         return self._owners.missing
 
@@ -118,19 +131,17 @@ class Inventory:
     @property
     def observed_namespaces(self) -> frozenset[str]:
         """Names of the namespaces whose annotations ask for it."""
-        if self._observe is None:
-            return frozenset()
         return frozenset(
             name
             for name, known in self._namespaces.items()
-            if self._observe(known.meta.annotations)
+            if self._observe_annotated and asks_for_observation(known.meta.annotations)
         )
 
-    def local_pods(self) -> Iterator[tuple[Endpoint, tuple[str, ...]]]:
-        """The pods of this node, with the ids of their containers."""
+    def local_pods(self) -> Iterator[LocalPod]:
+        """The pods of this node."""
         for uid in self._local:
             pod = self._pods[uid]
-            yield pod.endpoint, pod.containers
+            yield LocalPod(uid, pod.containers, tuple(pod.endpoint.addresses), pod.host_network)
 
     def start(self) -> InventoryChange:
         """What is known before anything has been heard."""
@@ -215,7 +226,7 @@ class Inventory:
                 uid,
                 self._workload(pod.meta.namespace, pod.meta.name, pod.meta.owner),
                 self._place(pod.node),
-                asked_attributes(pod),
+                asked_attributes(pod, hidden=ANNOTATION if self._observe_annotated else ""),
             ),
             addresses=addresses,
             valid=validity(
@@ -228,10 +239,11 @@ class Inventory:
         if end := self._local_ends.get(uid):
             endpoint = _at(endpoint, end)
         if known is None:
-            known = self._pods[uid] = _Pod(endpoint, pod.meta.owner, (), False, False)
+            known = self._pods[uid] = _Pod(endpoint, pod.meta.owner, (), False)
         known.owner = pod.meta.owner
         known.containers = pod.containers if local else ()
-        known.observe = self._observe is not None and self._observe(pod.meta.annotations)
+        known.host_network = pod.host_network
+        known.observe = self._observe_annotated and asks_for_observation(pod.meta.annotations)
         if local:
             self._local[uid] = None
         # Elsewhere a pod without an address of its own can't be met.
@@ -332,7 +344,7 @@ class Inventory:
     def _workload(self, namespace: str, pod_name: str, owner: OwnerRef | None) -> Attributes:
         # A pod without owner is its own, and so is a static one (the node owns it), so that nothing
         # is lost where one asks by owner.
-        top = self._owners.top(owner) if owner else (pod_name, "pod")
+        top = self._owners.top(namespace, owner) if owner else (pod_name, "pod")
         if owner is None or owner.kind == "Node":
             return workload_attributes(namespace, (pod_name, "pod"))
         key = (namespace, *top)

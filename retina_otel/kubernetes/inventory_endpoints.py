@@ -97,12 +97,13 @@ def workload_attributes(namespace: str, owner: tuple[str, str]) -> Attributes:
     }
 
 
-def asked_attributes(pod: Pod) -> Attributes:
-    """Labels and annotations: the object holds only those that were asked for."""
+def asked_attributes(pod: Pod, hidden: str = "") -> Attributes:
+    """Labels and annotations: the object holds only those that were asked for. `hidden` is an
+    annotation that is only for us."""
     if not pod.meta.labels and not pod.meta.annotations:
         return NOTHING
     return {POD_LABEL + key: value for key, value in pod.meta.labels.items()} | {
-        POD_ANNOTATION + key: value for key, value in pod.meta.annotations.items()
+        POD_ANNOTATION + key: value for key, value in pod.meta.annotations.items() if key != hidden
     }
 
 

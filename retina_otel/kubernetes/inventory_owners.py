@@ -24,9 +24,18 @@ _TOP = frozenset(
     }
 )
 """Never asked for an owner of its own: it is what people know."""
-_WATCHED = {("apps", "ReplicaSet"): Kind.REPLICA_SET, ("batch", "Job"): Kind.JOB}
+OWNER_KINDS = {("apps", "ReplicaSet"): Kind.REPLICA_SET, ("batch", "Job"): Kind.JOB}
 _LONGEST_CHAIN = 8
 _GONE_BEFORE_SWEEP = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """An owner whose own owner was asked for and is not known."""
+
+    namespace: str
+    """Where it is, if its kind has a namespace: that of what it owns."""
+    ref: OwnerRef
 
 
 @dataclass(slots=True)
@@ -46,7 +55,7 @@ def group(api_version: str) -> str:
 def kind_of(owner: OwnerRef) -> Kind | None:
     """How an owner's own owner is found out; None where nobody asks."""
     of = (group(owner.api_version), owner.kind)
-    return None if of in _TOP else _WATCHED.get(of, Kind.OWNER)
+    return None if of in _TOP else OWNER_KINDS.get(of, Kind.OWNER)
 
 
 class Owners:
@@ -55,26 +64,27 @@ class Owners:
     def __init__(self) -> None:
         self._known: dict[str, _Known] = {}
         self._asked: set[str] = set()
-        self._missing: dict[str, OwnerRef] = {}
+        self._missing: dict[str, Missing] = {}
         self._n_gone = 0
 
     def __len__(self) -> int:
         return len(self._known)
 
     @property
-    def missing(self) -> dict[str, OwnerRef]:
-        """Owners whose own owner was asked for and is not known, by uid."""
+    def missing(self) -> dict[str, Missing]:
+        """By uid."""
         return self._missing
 
-    def top(self, owner: OwnerRef) -> tuple[str, str]:
-        """Name and kind (in lower case) of the top of the chain that begins at `owner`."""
+    def top(self, namespace: str, owner: OwnerRef) -> tuple[str, str]:
+        """Name and kind (in lower case) of the top of the chain that begins at `owner`, which owns
+        something in `namespace`."""
         for _ in range(_LONGEST_CHAIN):
             if kind_of(owner) is None:
                 break
             self._asked.add(owner.uid)
             known = self._known.get(owner.uid)
             if known is None:
-                self._missing[owner.uid] = owner
+                self._missing[owner.uid] = Missing(namespace, owner)
                 break
             if known.owner is None:
                 break

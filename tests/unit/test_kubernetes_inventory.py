@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.kubernetes.inventory import Inventory, LocalEnd
+from retina_otel.kubernetes.inventory import Inventory, LocalEnd, LocalPod
+from retina_otel.kubernetes.inventory_owners import Missing
 from retina_otel.kubernetes.objects import Kind, Object, Workload
 from retina_otel.pipeline.endpoints import EndpointKind
 from tests.unit.kubernetes_world import (
@@ -85,7 +86,7 @@ def test_chain_of_owners_goes_through_custom_kinds() -> None:
     rollout = owner("Rollout", "web", ROLLOUT)
     seen.apply(Kind.REPLICA_SET, workload("ReplicaSet", "web-7d4", rollout))
     assert seen.attributes("uid-p")["k8s.owner.type"] == "rollout"
-    assert seen.inventory.missing_owners == {rollout.uid: rollout}
+    assert seen.inventory.missing_owners == {rollout.uid: Missing("shop", rollout)}
     app = owner("Application", "shop", "example.com/v1")
     seen.apply(Kind.OWNER, workload("Rollout", "web", app, ROLLOUT))
     assert seen.attributes("uid-p")["k8s.owner.name"] == "shop"
@@ -152,7 +153,7 @@ def test_pod_on_the_hosts_network_does_not_claim_the_nodes_address() -> None:
     seen = Seen(node_name="node-a")
     seen.apply(Kind.POD, pod("proxy", "172.30.0.2", host_network=True, containers=("c1",)))
     assert seen.endpoints["uid-proxy"].addresses == ()
-    assert [(one.key, ids) for one, ids in seen.inventory.local_pods()] == [("uid-proxy", ("c1",))]
+    assert list(seen.inventory.local_pods()) == [LocalPod("uid-proxy", ("c1",), (), True)]
 
 
 def test_pod_elsewhere_without_an_address_is_not_told_of() -> None:
@@ -256,12 +257,13 @@ def test_local_end_is_bound_before_and_after_the_pod_is_known() -> None:
 
 
 def test_annotations_say_who_is_to_be_observed() -> None:
-    seen = Seen(observe=lambda annotations: annotations.get("retina.sh") == "observe")
+    seen = Seen(observe_annotated=True)
     seen.apply(Kind.NAMESPACE, namespace("shop", **{"retina.sh": "observe"}), namespace("web"))
     seen.apply(Kind.POD, pod("a", "10.0.0.7", annotations={"retina.sh": "observe"}))
     seen.apply(Kind.POD, pod("b", "10.0.0.8", annotations={"retina.sh": "no"}))
     assert seen.inventory.observed_namespaces == {"shop"}
     assert seen.inventory.observed_pods == {"uid-a"}
+    assert not [name for name in seen.attributes("uid-a") if "annotation" in name]
     seen.apply(Kind.POD, pod("a", "10.0.0.7"))
     seen.apply(Kind.NAMESPACE, namespace("web"), full=True)
     assert not seen.inventory.observed_pods

@@ -1,0 +1,233 @@
+"""`kubernetes`: who is who by the Kubernetes API, kept up to date for as long as the agent runs.
+
+What was known stays known while the API server is away, and the agent goes on. Sources call from
+threads of their own; the tick thread, which binds pods to interfaces, waits for none of them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import socket
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+from retina_otel.component import Context
+from retina_otel.errors import ConfigError
+from retina_otel.extensions.kubernetes.introduction import Introduction
+from retina_otel.extensions.kubernetes.local_ends import LocalEnds
+from retina_otel.extensions.kubernetes.owner_reader import OwnerReader
+from retina_otel.extensions.kubernetes.plan import Watched, plan
+from retina_otel.extensions.kubernetes.reasons import Reasons
+from retina_otel.extensions.kubernetes.settings import KubernetesSettings
+from retina_otel.extensions.kubernetes.sources import SERVICE, Service, Source, Watches
+from retina_otel.extensions.node_identity import routable
+from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.inventory import Inventory
+from retina_otel.kubernetes.inventory_changes import InventoryChange
+from retina_otel.kubernetes.inventory_owners import kind_of
+from retina_otel.kubernetes.metrics_merge import Merged
+from retina_otel.kubernetes.objects import Kind, Workload
+from retina_otel.kubernetes.observed import observed
+from retina_otel.kubernetes.watch import Change, WatchState
+from retina_otel.model.attributes import K8S_NODE_NAME
+from retina_otel.model.interfaces import Interface
+from retina_otel.pipeline.selection import View
+
+INTRODUCTION_S = 3.0
+"""How long the start of the agent waits for the API server to say which cluster and node it is."""
+_instances = itertools.count()
+
+
+class Kubernetes:
+    """One API server, or one identity service, and the endpoints made of what it says."""
+
+    def __init__(self, settings: KubernetesSettings, context: Context) -> None:
+        self._settings = settings
+        self._context = context
+        # A reload starts the new instance before it stops the old one: each has its own rows.
+        self._source_id = f"{context.id}#{next(_instances)}"
+        self._node = settings.node_name or str(context.resource.get(K8S_NODE_NAME.name, ""))
+        self._reasons = Reasons(context.degraded)
+        self._lock = threading.Lock()
+        self._inventory = Inventory(
+            node_name=self._node,
+            cidrs=settings.cidrs,
+            observe_annotated=settings.observe_annotated,
+        )
+        self._ends = LocalEnds()
+        self._pods_changed = True
+        self._interfaces_seen: object = None
+        self._watched: list[Watched] = []
+        self._source: Source | None = None
+        self._owners: OwnerReader | None = None
+        self._introduction: Introduction | None = None
+
+    def start(self) -> None:
+        """Raises RetinaError if there is no way to an API server, ConfigError if the node's name is
+        needed and not known."""
+        settings, view = self._settings, self._settings.context
+        if not self._node and view is not View.REMOTE:
+            raise ConfigError(
+                f"the node's name is not known, which `context: {view.value}` needs",
+                "Set K8S_NODE_NAME from spec.nodeName by the downward API, or `node_name`",
+                path=f"extensions.{self._context.id}.node_name",
+            )
+        access = Access.from_settings(settings.kubeconfig, settings.kubeconfig_context)
+        self._inventory = Inventory(
+            node_name=self._node,
+            cidrs=settings.cidrs,
+            api_server=_addresses_of(access.server),
+            observe_annotated=settings.observe_annotated,
+        )
+        self._context.identity.settle_after_ns = (
+            int(settings.settle * 1e9) if view is View.REMOTE else 0
+        )
+        self._context.selection.set(view=view)
+        self._select()
+        self._publish(self._inventory.start())
+        self._watched = list(
+            plan(
+                view,
+                self._node,
+                labels=settings.labels,
+                annotations=settings.annotations,
+                observe_annotated=settings.observe_annotated,
+            )
+        )
+        self._owners = OwnerReader(access, self._owner_found, self._owner_refused)
+        self._owners.start()
+        self._source = self._make_source(access)
+        self._source.start()
+        self._introduction = Introduction(
+            access,
+            self._node,
+            self._context.learned,
+            lambda reason: self._reasons.set("introduction", reason),
+        )
+        self._introduction.start(INTRODUCTION_S)
+
+    def stop(self) -> None:
+        """Its endpoints are removed; the table lets them linger for what is drained last."""
+        for part in (self._introduction, self._source, self._owners):
+            if part is not None:
+                part.stop()
+        self._context.identity.update([], source=self._source_id)
+
+    def tick(self, end_ns: int) -> None:
+        """Finds out where the pods of this node live, if anything may have changed."""
+        self._reasons.tell_again()
+        if self._settings.context is View.NODE:
+            return
+        namespaces = self._context.namespaces
+        moved = namespaces is not None and namespaces.refresh()
+        interfaces = self._context.interfaces.current()
+        now = {(one.ifindex, one.peer_netnsid, one.default_route) for one in interfaces.values()}
+        if not (moved or self._pods_changed or now != self._interfaces_seen):
+            return
+        # A change that is being taken in is waited for by nobody: there is another tick.
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._pods_changed, self._interfaces_seen = False, now
+            self._bind(interfaces)
+        finally:
+            self._lock.release()
+
+    def _bind(self, interfaces: Mapping[int, Interface]) -> None:
+        namespaces = self._context.namespaces
+        unavailable = "nobody looks at them" if namespaces is None else namespaces.unavailable
+        if namespaces is not None and not unavailable:
+            self._reasons.set("namespaces", "")
+            ends = self._ends.by_processes(
+                self._inventory.local_pods(), namespaces.current().values(), interfaces.values()
+            )
+            self._publish(self._inventory.bind(ends))
+            return
+        self._reasons.set(
+            "namespaces", f"pods of this node are told by their addresses only: {unavailable}"
+        )
+
+    def _make_source(self, access: Access) -> Source:
+        def watches() -> Source:
+            return Watches(access, self._watched, self._changed, self._state)
+
+        service = self._settings.service
+        if service is None:
+            return watches()
+        return Service(
+            service,
+            self._watched,
+            self._changed,
+            self._state,
+            node=self._node,
+            local=self._settings.context is View.LOCAL,
+            in_its_place=watches,
+        )
+
+    def _changed(self, change: Change) -> None:
+        kind = change.kind
+        with self._lock:
+            self._publish(
+                self._inventory.apply(
+                    kind, change.upserted, change.deleted, change.time_ns, change.full
+                )
+            )
+            self._pods_changed |= kind is Kind.POD
+            if self._settings.observe_annotated and kind in (Kind.POD, Kind.NAMESPACE):
+                self._select()
+            if self._owners is not None:
+                watched = {one.kind for one in self._watched}
+                self._owners.ask(
+                    {
+                        uid: missing
+                        for uid, missing in self._inventory.missing_owners.items()
+                        if kind_of(missing.ref) not in watched
+                    }
+                )
+
+    def _state(self, about: str, state: WatchState) -> None:
+        if state.synced or not state.reason:
+            self._reasons.set(about, "")
+            return
+        cost = next((one.without for one in self._watched if one.kind.value == about), "")
+        what = f"{cost} may be unknown or out of date" if cost else f"the {SERVICE} is away"
+        self._reasons.set(about, f"{what}: {state.reason}")
+
+    def _owner_found(self, found: Workload) -> None:
+        with self._lock:
+            self._publish(self._inventory.apply(Kind.OWNER, [found], [], found.meta.created_ns))
+            if self._owners is not None:
+                self._owners.ask(self._inventory.missing_owners)
+
+    def _owner_refused(self, right: str) -> None:
+        self._reasons.set(
+            f"owner {right}", f"some pods' owners are not known to the top: grant `{right}`"
+        )
+
+    def _publish(self, change: InventoryChange) -> None:
+        if change:
+            self._context.identity.apply(change.added, change.removed, source=self._source_id)
+
+    def _select(self) -> None:
+        wanted = observed(
+            Merged(),
+            self._settings.context,
+            annotations=self._settings.observe_annotated,
+            pods=self._inventory.observed_pods,
+            namespaces=self._inventory.observed_namespaces,
+        )
+        self._context.selection.set(observed=wanted)
+
+
+def _addresses_of(server: str) -> list[str]:
+    """Of the host in an API server's URL, where they mean the same on every host."""
+    host = urlsplit(server).hostname or ""
+    with suppress(ValueError):
+        return list(routable([str(ipaddress.ip_address(host))]))
+    with suppress(OSError):
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        return list(routable(str(entry[4][0]) for entry in found))
+    return []

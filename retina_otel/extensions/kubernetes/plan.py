@@ -1,0 +1,65 @@
+"""What is watched, by how much is to be told, and what it costs not to be allowed to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from retina_otel.kubernetes.cloud import NODE_LABELS
+from retina_otel.kubernetes.decode import Wanted
+from retina_otel.kubernetes.objects import Kind
+from retina_otel.kubernetes.observed import ANNOTATION
+from retina_otel.pipeline.selection import View
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """One kind of objects."""
+
+    kind: Kind
+    without: str
+    """What is not known without it, in a few words."""
+    selector: str = ""
+    """A field selector."""
+    wanted: Wanted = field(default_factory=Wanted)
+
+
+def plan(
+    view: View,
+    node: str,
+    *,
+    labels: tuple[str, ...] = (),
+    annotations: tuple[str, ...] = (),
+    observe_annotated: bool = False,
+) -> Iterator[Watched]:
+    """Each kind once. `node` may be empty only for View.REMOTE."""
+    mark = (ANNOTATION,) if observe_annotated else ()
+    nodes = Wanted(label_keys=NODE_LABELS)
+    if view is View.REMOTE:
+        yield Watched(Kind.NODE, "other nodes and the zones of pods", wanted=nodes)
+    elif node:
+        yield Watched(Kind.NODE, "this node's zone", f"metadata.name={node}", nodes)
+    if view is View.NODE:
+        return
+    if mark:
+        yield Watched(
+            Kind.NAMESPACE,
+            "which namespaces are annotated",
+            wanted=Wanted(annotation_keys=frozenset(mark)),
+        )
+    yield Watched(
+        Kind.POD,
+        "pods",
+        "" if view is View.REMOTE else f"spec.nodeName={node}",
+        Wanted(frozenset(labels), frozenset((*annotations, *mark)), containers_of_node=node),
+    )
+    if view is View.LOCAL:
+        return
+    yield Watched(Kind.REPLICA_SET, "the Deployments of pods")
+    yield Watched(Kind.JOB, "the CronJobs of pods")
+    yield Watched(Kind.SERVICE, "services")
+    yield Watched(
+        Kind.ENDPOINT_SLICE,
+        "the API server's own addresses",
+        "metadata.namespace=default,metadata.name=kubernetes",
+    )

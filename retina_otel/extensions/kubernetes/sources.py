@@ -1,0 +1,137 @@
+"""Sources: where changes of objects come from, the API server or the identity service.
+
+Each kind's first change from a source is the whole list, so one may take over from another.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Protocol
+
+from retina_otel.extensions.kubernetes.plan import Watched
+from retina_otel.extensions.kubernetes.settings import ServiceSettings
+from retina_otel.identity_service.client import IdentityStream, StreamSettings
+from retina_otel.identity_service.protocol import Keys
+from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.watch import Change, Watcher, WatchState
+
+OnChange = Callable[[Change], None]
+OnState = Callable[[str, WatchState], None]
+"""Called with what it is about: the kind's plural, or "identity service"."""
+
+SERVICE = "identity service"
+
+
+class Source(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """No callback comes after it has returned."""
+
+
+class Watches:
+    """A watch of the API server for each kind."""
+
+    def __init__(
+        self, access: Access, watched: Sequence[Watched], on_change: OnChange, on_state: OnState
+    ) -> None:
+        self._watchers = [
+            Watcher(
+                access,
+                one.kind,
+                on_change=on_change,
+                on_state=partial(on_state, one.kind.value),
+                selector=one.selector,
+                wanted=one.wanted,
+            )
+            for one in watched
+        ]
+
+    def start(self) -> None:
+        for watcher in self._watchers:
+            watcher.start()
+
+    def stop(self) -> None:
+        for watcher in self._watchers:
+            watcher.stop()
+
+
+class Service:
+    """The identity service's stream and, while it is away for long, watches in its place."""
+
+    def __init__(
+        self,
+        settings: ServiceSettings,
+        watched: Sequence[Watched],
+        on_change: OnChange,
+        on_state: OnState,
+        *,
+        node: str,
+        local: bool,
+        in_its_place: Callable[[], Source],
+    ) -> None:
+        self._settings = settings
+        self._on_state = on_state
+        self._in_its_place = in_its_place
+        self._other: Source | None = None
+        self._changed = threading.Event()
+        self._stop = False
+        self._synced = False
+        self._since = time.monotonic()
+        self._stream = IdentityStream(
+            StreamSettings(
+                endpoint=settings.endpoint,
+                kinds={
+                    one.kind: Keys(
+                        tuple(sorted(one.wanted.label_keys)),
+                        tuple(sorted(one.wanted.annotation_keys)),
+                    )
+                    for one in watched
+                },
+                node=node,
+                local=local,
+                token_file=settings.token_file,
+                ca_file=settings.ca_file,
+                cert_file=settings.cert_file,
+                key_file=settings.key_file,
+                server_name=settings.server_name,
+                insecure=settings.insecure,
+            ),
+            on_change,
+            self._stream_state,
+        )
+        self._thread = threading.Thread(target=self._run, name="identity fall-back", daemon=True)
+
+    def start(self) -> None:
+        self._stream.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop = True
+        self._changed.set()
+        self._stream.stop()
+        self._thread.join()
+        if self._other is not None:
+            self._other.stop()
+
+    def _stream_state(self, state: WatchState) -> None:
+        if state.synced != self._synced:
+            self._synced, self._since = state.synced, time.monotonic()
+        self._on_state(SERVICE, state)
+        self._changed.set()
+
+    def _run(self) -> None:
+        while not self._stop:
+            left_s = self._since + self._settings.fall_back_after - time.monotonic()
+            if not self._synced and self._other is None and left_s <= 0:
+                self._other = self._in_its_place()
+                self._other.start()
+            elif self._synced and self._other is not None:
+                self._other.stop()
+                self._other = None
+            waits = not self._synced and self._other is None
+            self._changed.wait(max(0.0, left_s) if waits else None)
+            self._changed.clear()
