@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from retina_otel.agent.exporting import RunningExporter
 from retina_otel.agent.logs import logger_for
+from retina_otel.agent.overlays import Overlays
 from retina_otel.agent.readers import Readers
 from retina_otel.agent.receiving import RunningReceiver, describe
 from retina_otel.agent.routes import OWN, Route, RouteKey, hand_over, plan, push, series
@@ -95,6 +96,7 @@ class Graph:
         self._extensions: dict[str, Extension] = {}
         self._routes: dict[RouteKey, Route] = {}
         self._readers = Readers()
+        self._overlays = Overlays(self.endpoints)
         self._fed: dict[str, list[RouteKey]] = {}
         self._end_ns = 0
         self.telemetry: OwnTelemetry | None = None
@@ -171,6 +173,7 @@ class Graph:
             if isinstance(extension, Ticking):
                 self._tick_extension(id_, extension, end_ns)
         routes = list(self._routes.values())
+        self._overlays.apply(routes)
         for id_, receiver in self.receivers.items():
             if not last:
                 receiver.retry_if_due(end_ns)
@@ -269,6 +272,8 @@ class Graph:
             degraded=lambda reason: self._degraded(key, reason),
             status=self._status,
             learned=self._learned,
+            selection=self._overlays.selection,
+            overlay=functools.partial(self._overlays.lay, instance.id),
         )
 
     def _degraded(self, key: Key, reason: str) -> None:
@@ -369,6 +374,7 @@ class Graph:
             self._board.set(key, State.FAILED, f"can't be stopped: {describe(error)}")
         else:
             self._board.set(key, State.STOPPED)
+        self._overlays.lift(id_)
 
 
 def _same(old: Instance, new: Instance) -> bool:

@@ -42,6 +42,11 @@ class RouteKey:
     """JSON of what the accumulator or buffer is told."""
 
 
+def resolves_identity(key: RouteKey) -> bool:
+    """Whether the ends of what the route reports are known."""
+    return any(id_.partition("/")[0] == _IDENTITY for id_ in key.processors)
+
+
 @dataclass(slots=True)
 class Route:
     """A running pipeline, and the names and exporters that the configuration gives it."""

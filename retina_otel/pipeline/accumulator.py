@@ -17,19 +17,24 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import MetricBatch, Values
 from retina_otel.model.signals import Metric
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.folding import Folding, weights
+from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.points import Temporality
 from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection, patterns_for
 from retina_otel.pipeline.readers import SnapshotReader
-from retina_otel.pipeline.series import REPLACED, Increments, SeriesTable
+from retina_otel.pipeline.series import REPLACED, Increments, SeriesTable, Terms
 from retina_otel.pipeline.snapshots import Snapshot, Totals, totals
 from retina_otel.pipeline.talkers import TalkerSettings
 
 _MINUTE = 60_000_000_000
+_NEVER_NS = 1 << 62
 
 TIME_STEP_NS = 2_000_000
 """Between a start and the zero point, the first point, and a stale marker lies half of this: 1 ms
@@ -68,6 +73,7 @@ class Accumulator:
         self._endpoints = endpoints
         self.folding = Folding(endpoints, self.sets)
         """What there was no room for."""
+        self._overlay = Overlay()
         self._projections: dict[Choice, Projection] = {}
         self._tables: list[SeriesTable] = []
         self._table_of: dict[Metric, SeriesTable] = {}
@@ -91,6 +97,8 @@ class Accumulator:
         self._latest_start_ns = max(self._latest_start_ns, start_ns)
         groups: dict[SeriesTable, dict[Metric, Values]] = {}
         for metric, values in batch.values.items():
+            if metric.name in self._overlay.exclude:
+                continue
             table = self._table_of.get(metric) or self._make_table(metric, batch)
             groups.setdefault(table, {})[metric] = values
         projected: dict[Projection, ProjectedRows] = {}
@@ -113,6 +121,35 @@ class Accumulator:
                 for metric in metrics:
                     self.folding.note(metric, batch, folded)
 
+    def lay_over(self, overlay: Overlay) -> None:
+        """Reports some metrics otherwise from now on. What they have measured so far ends with the
+        window that runs, but for series that go on alike; other metrics notice nothing."""
+        if overlay == self._overlay:
+            return
+        self._overlay = overlay
+        for table in list(self._tables):
+            groups: dict[Terms, list[Metric]] = {}
+            for metric in table.metrics:
+                groups.setdefault(self._terms(metric), []).append(metric)
+            staying = table.terms if table.terms in groups else next(iter(groups))
+            for terms, metrics in groups.items():
+                part = table
+                if terms != staying:
+                    part = table.split(metrics)
+                    self._tables.append(part)
+                    self._table_of.update(dict.fromkeys(metrics, part))
+                if terms != part.terms:
+                    part.change(terms)
+        used = {table.projection for table in self._tables}
+        for choice, projection in list(self._projections.items()):
+            if projection not in used:
+                self._projections.pop(choice).release()
+
+    def doubt(self, endpoints: npt.NDArray[np.int32]) -> None:
+        """Ends the series of endpoints, by row, with this window unless it adds something."""
+        for table in self._tables:
+            table.doubt(endpoints)
+
     def snapshot(self, end_ns: int) -> Snapshot:
         """Ends the window, and what ends with it, and publishes. Called once a tick, after
         `add`."""
@@ -121,7 +158,7 @@ class Accumulator:
         time_ns = self._next_time(end_ns)
         sequence = self._sequence + 1
         for table in self._tables:
-            table.end(sequence, time_ns, self.settings.idle_ns)
+            table.end(sequence, time_ns)
         return self._publish(sequence, time_ns)
 
     def end_all(self, end_ns: int) -> Snapshot:
@@ -196,18 +233,14 @@ class Accumulator:
     def _make_table(self, metric: Metric, batch: MetricBatch) -> SeriesTable:
         """Counters and histograms that come in one batch and choose the same attributes share the
         table of their series; a reading lives and dies with its own reports."""
-        choice = Choice.of(metric, patterns_for(metric, self.settings.attributes))
         replaced = metric.kind in REPLACED
-        projection = self._projections.get(choice)
-        if projection is None:
-            projection = Projection(self._endpoints, self.sets, choice)
-            self._projections[choice] = projection
+        terms = self._terms(metric)
         beside = (
             self._table_of[other]
             for other in batch.values
             if other in self._table_of and other.kind not in REPLACED
         )
-        shared = None if replaced else next((t for t in beside if t.projection is projection), None)
+        shared = None if replaced else next((t for t in beside if t.terms == terms), None)
         if shared is None:
             talkers = TalkerSettings(
                 limit=self.settings.cardinality_limit,
@@ -215,8 +248,19 @@ class Accumulator:
                 burst=self.settings.cardinality_burst,
                 per_namespace=self.settings.cardinality_per_namespace,
             )
-            shared = SeriesTable(projection, self.sets, talkers, replaced=replaced)
+            shared = SeriesTable(terms, self.sets, talkers, replaced=replaced)
             self._tables.append(shared)
         shared.include(metric)
         self._table_of[metric] = shared
         return shared
+
+    def _terms(self, metric: Metric) -> Terms:
+        chosen = self._overlay.attributes.get(metric.name)
+        choice = Choice.of(metric, chosen or patterns_for(metric, self.settings.attributes))
+        projection = self._projections.get(choice)
+        if projection is None:
+            projection = Projection(self._endpoints, self.sets, choice)
+            self._projections[choice] = projection
+        idle_s = self._overlay.expiry.get(metric.name)
+        idle_ns = self.settings.idle_ns if idle_s is None else int(min(idle_s * 1e9, _NEVER_NS))
+        return Terms(projection, idle_ns, metric.name in self._overlay.exclude)

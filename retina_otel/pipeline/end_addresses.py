@@ -30,6 +30,8 @@ class IdentitySets(Protocol):
 
     def alive(self) -> npt.NDArray[np.bool_]: ...
 
+    def having(self, rows: _Ids) -> npt.NDArray[np.bool_]: ...
+
 
 class AddressedEnds:
     """One end of batches. `address` and `port` are the attributes' names, empty if not chosen."""
@@ -67,17 +69,24 @@ class AddressedEnds:
 
     def alive(self) -> npt.NDArray[np.bool_]:
         """By set id: an endpoint that is present has it, with an address or without."""
-        alive = self._identity.alive()
+        return self._with_addresses(self._identity.alive())
+
+    def having(self, rows: _Ids) -> npt.NDArray[np.bool_]:
+        """By set id: one of the rows has it, with an address or without."""
+        return self._with_addresses(self._identity.having(rows))
+
+    def _with_addresses(self, chosen: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+        """Adds to chosen sets of identity those that were made of them."""
         if not self._cache:
-            return alive
-        versions = self._sets.versions(np.arange(len(alive)))
-        known = min(len(alive), len(self._identity_of))
+            return chosen
+        versions = self._sets.versions(np.arange(len(chosen)))
+        known = min(len(chosen), len(self._identity_of))
         ids = np.flatnonzero(
             (self._identity_of[:known] >= 0) & (self._version[:known] == versions[:known])
         )
         identity = self._identity_of[ids]
-        alive[ids] |= alive[identity] & (versions[identity] == self._identity_version[ids])
-        return alive
+        chosen[ids] |= chosen[identity] & (versions[identity] == self._identity_version[ids])
+        return chosen
 
     def _intern(self, keys: list[_Key]) -> _Ids:
         sets, cache = self._sets, self._cache

@@ -164,6 +164,20 @@ class EndProjection:
             self._sets.release(before)
         self._epoch = index.epoch
 
+    def release(self) -> None:
+        """Gives the sets back; the projection must not be used after this."""
+        self._sets.release_all(self._ids[self._ids >= 0])
+        self._ids = self._ids[:0]
+
+    def having(self, rows: _Ids) -> npt.NDArray[np.bool_]:
+        """By set id: one of the rows has it, and it says something."""
+        self.refresh()
+        ids = self._ids[rows[rows < len(self._ids)]]
+        having = np.zeros(len(self._sets), np.bool_)
+        having[ids[ids >= 0]] = True
+        having[EMPTY_SET] = False
+        return having
+
     def alive(self) -> npt.NDArray[np.bool_]:
         """By set id: some endpoint that is present, and was met, has it. Of length len(sets)."""
         self.refresh()
@@ -196,14 +210,16 @@ class Projection:
         """`ports` of False leaves them out of the sets, chosen or not: they stand elsewhere."""
         self.choice = choice
         self._sets = sets
+        prefixes = PREFIXES[choice.ends]
+        self._identities = [EndProjection(endpoints, sets, choice, prefix) for prefix in prefixes]
         self._ends = [
             AddressedEnds(
                 sets,
-                EndProjection(endpoints, sets, choice, prefix),
+                identity,
                 address=choice.raw(prefix, "address"),
                 port=choice.raw(prefix, "port") if ports else "",
             )
-            for prefix in PREFIXES[choice.ends]
+            for prefix, identity in zip(prefixes, self._identities, strict=True)
         ]
         self._own = OwnSets(sets, choice.own)
 
@@ -227,3 +243,15 @@ class Projection:
         while len(alive) < 2:
             alive.append(np.ones(len(self._sets), np.bool_))
         return alive[0], alive[1]
+
+    def having(self, rows: _Ids) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+        """By set id, for source and destination: it says something of one of the endpoints."""
+        having = [end.having(rows) for end in self._ends]
+        while len(having) < 2:
+            having.append(np.zeros(len(self._sets), np.bool_))
+        return having[0], having[1]
+
+    def release(self) -> None:
+        """Gives back what it holds; it must not be used after this."""
+        for identity in self._identities:
+            identity.release()

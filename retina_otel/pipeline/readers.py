@@ -19,7 +19,7 @@ from retina_otel.model.batches import Histogram, Values
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.columns import frozen
 from retina_otel.pipeline.points import MetricsExport, PointBlock, Temporality
-from retina_otel.pipeline.snapshots import LIVE, PublishedColumn, Snapshot, TableSnapshot
+from retina_otel.pipeline.snapshots import LIVE, Snapshot, TableSnapshot
 
 _MS = 1_000_000
 
@@ -69,8 +69,8 @@ class SnapshotReader:
         self._taken = (snapshot, self._acknowledged)
         blocks = [
             block
-            for place, table in enumerate(snapshot.tables)
-            for block in self._blocks(snapshot, place, table)
+            for table in snapshot.tables
+            for block in self._blocks(snapshot, table)
             if len(block.source)
         ]
         return MetricsExport(snapshot.sequence, blocks)
@@ -89,7 +89,7 @@ class SnapshotReader:
             self._acknowledged_ns = snapshot.time_ns
             self.holds = None
 
-    def _blocks(self, snapshot: Snapshot, place: int, table: TableSnapshot) -> Iterator[PointBlock]:
+    def _blocks(self, snapshot: Snapshot, table: TableSnapshot) -> Iterator[PointBlock]:
         born = table.keys.born
         due = (born > 0) & (table.ended > self._acknowledged)
         new = due & (born > self._acknowledged)
@@ -101,7 +101,7 @@ class SnapshotReader:
             shown = due & column.present
             if metric.kind in (Kind.COUNTER, Kind.HISTOGRAM) and self._delta:
                 temporality = Temporality.DELTA
-                values = self._since_acknowledged(place, metric, table, values)
+                values = self._since_acknowledged(metric, table, values)
                 shown &= _not_zero(values)
             elif metric.kind in (Kind.COUNTER, Kind.HISTOGRAM) and self._zero_points:
                 rows = np.flatnonzero(new & column.present)
@@ -166,14 +166,12 @@ class SnapshotReader:
             sets=snapshot.sets,
         )
 
-    def _since_acknowledged(
-        self, place: int, metric: Metric, table: TableSnapshot, values: Values
-    ) -> Values:
+    def _since_acknowledged(self, metric: Metric, table: TableSnapshot, values: Values) -> Values:
         """What was added since the snapshot acknowledged last. A row that was given to another
-        series since then counts from zero."""
-        if self._baseline is None or place >= len(self._baseline.tables):
-            return values
-        known: PublishedColumn | None = self._baseline.tables[place].columns.get(metric)
+        series since then counts from zero. A metric may be in another table by now: its rows are
+        the same."""
+        tables = self._baseline.tables if self._baseline is not None else ()
+        known = next((one.columns[metric] for one in tables if metric in one.columns), None)
         if known is None:
             return values
         before = known.values

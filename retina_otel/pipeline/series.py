@@ -10,6 +10,7 @@ there.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from retina_otel.pipeline.columns import ValueColumn, column_for, frozen, grown
 from retina_otel.pipeline.folding import Folded
 from retina_otel.pipeline.hash_index import MISSING, HashIndex
 from retina_otel.pipeline.projection import ProjectedRows, Projection
+from retina_otel.pipeline.series_keys import OVERFLOW_KEY, pack, unpack
 from retina_otel.pipeline.snapshots import (
     LIVE,
     OVERFLOW_ROW,
@@ -39,10 +41,6 @@ _Keys = npt.NDArray[np.uint64]
 _TurnedAway = tuple[_Keys, _Longs]
 """Distinct keys that got no series, and a row of the batch for each."""
 
-_ID_BITS = 21
-"""Bits of a set id in a key. A process with two million attribute sets has other worries; ids
-beyond go to overflow."""
-_OVERFLOW_KEY = np.uint64((1 << 64) - 1)
 _FIRST_CAPACITY = 256
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
@@ -66,18 +64,27 @@ class Increments:
     """The start of series that are new."""
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What metrics must have in common to share a table."""
+
+    projection: Projection
+    idle_ns: int
+    excluded: bool = False
+
+
 class SeriesTable:
     """Tick thread only; `publish` makes what others may see."""
 
     def __init__(
         self,
-        projection: Projection,
+        terms: Terms,
         sets: AttributeSets,
         talkers: TalkerSettings,
         *,
         replaced: bool,
     ) -> None:
-        self.projection = projection
+        self.terms = terms
         self.limit = talkers.limit
         self.n_live = 0
         self.latest_start_ns = 0
@@ -88,18 +95,50 @@ class SeriesTable:
         self._free: _Longs = np.zeros(0, np.int64)
         self._n_ended = 0
         self._reported = 0
+        self._doubted: _Longs = np.zeros(0, np.int64)
         self._talkers = None if replaced else Talkers(talkers, _FIRST_CAPACITY)
         self._allocate(_FIRST_CAPACITY)
         overflow = sets.intern(OVERFLOW_SET)
         sets.retain(overflow)
         self._own[OVERFLOW_ROW] = overflow
-        self._key[OVERFLOW_ROW] = _OVERFLOW_KEY
+        self._key[OVERFLOW_ROW] = OVERFLOW_KEY
         self._index = self._built_index()
         self._published_keys: SeriesKeys | None = None
 
     @property
     def metrics(self) -> Sequence[Metric]:
         return tuple(self._columns)
+
+    @property
+    def projection(self) -> Projection:
+        return self.terms.projection
+
+    def change(self, terms: Terms) -> None:
+        """Goes on under other terms: series to which nothing is added under these end."""
+        self.terms = terms
+        self._doubted = np.arange(self._used)
+        for column in self._columns.values():
+            column.present[OVERFLOW_ROW] &= not terms.excluded
+
+    def split(self, metrics: Sequence[Metric]) -> SeriesTable:
+        """Some of the metrics in a table of their own, with all they have measured."""
+        part = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                setattr(part, name, value.copy())
+        part._talkers = copy.deepcopy(self._talkers)
+        part._columns = {metric: self._columns.pop(metric) for metric in metrics}
+        part._index = part._built_index()
+        for ids in (part._source, part._destination, part._own):
+            self._sets.retain_all(ids[: self._used])
+        return part
+
+    def doubt(self, endpoints: _Ids) -> None:
+        """Ends the series of endpoints, by row, with this window unless it adds something."""
+        source, destination = self.projection.having(endpoints)
+        used = slice(0, self._used)
+        found = source[self._source[used]] | destination[self._destination[used]]
+        self._doubted = np.union1d(self._doubted, np.flatnonzero(found))
 
     def include(self, metric: Metric) -> None:
         """Makes room for the values of a metric."""
@@ -116,19 +155,22 @@ class SeriesTable:
             return None
         return Folded(np.flatnonzero(rows == OVERFLOW_ROW), *turned_away)
 
-    def end(self, sequence: int, time_ns: int, idle_ns: int) -> None:
-        """Ends what is idle, what has lost its endpoint, and readings that were not repeated."""
+    def end(self, sequence: int, time_ns: int) -> None:
+        """Ends what is idle or in doubt, what has lost its endpoint, and readings that were not
+        repeated."""
         used = slice(0, self._used)
         self._ended_ns[used][self._ended[used] == sequence] = time_ns
         if self._talkers is not None:
             self._talkers.pass_time(time_ns)
         touched = self._touched[used] == sequence
         self._last_seen_ns[used][touched] = time_ns
-        idle = time_ns - self._last_seen_ns[used] >= idle_ns
+        idle = time_ns - self._last_seen_ns[used] >= self.terms.idle_ns
         source_alive, destination_alive = self.projection.alive()
         gone = ~source_alive[self._source[used]] | ~destination_alive[self._destination[used]]
         if self._replaced and self._reported == sequence:
             gone[:] = True
+        gone[self._doubted] = True
+        self._doubted = self._doubted[:0]
         self._end_rows((idle | gone) & ~touched, sequence, time_ns)
 
     def end_all(self, sequence: int, time_ns: int) -> None:
@@ -190,7 +232,7 @@ class SeriesTable:
         return early
 
     def _rows_of(self, increments: Increments) -> tuple[_Ids, _TurnedAway | None]:
-        keys = _pack(*increments.sets)
+        keys = pack(*increments.sets)
         rows = self._index.find(keys)
         without = rows == MISSING
         if self._n_ended:
@@ -251,7 +293,7 @@ class SeriesTable:
 
     def _digests(self, keys: _Keys) -> _Keys:
         """What keys say, whatever the ids of their sets are at present."""
-        source, destination, own = (self._sets.digests(ids) for ids in _unpack(keys))
+        source, destination, own = (self._sets.digests(ids) for ids in unpack(keys))
         mixed: _Keys = source * _MULTIPLIERS[0]
         mixed ^= mixed >> np.uint64(31)
         mixed += destination
@@ -286,7 +328,7 @@ class SeriesTable:
         rows = np.concatenate([reused, np.arange(self._used, self._used + added)])
         self._used += added
         self._key[rows] = keys
-        self._source[rows], self._destination[rows], self._own[rows] = _unpack(keys)
+        self._source[rows], self._destination[rows], self._own[rows] = unpack(keys)
         for ids in (self._source, self._destination, self._own):
             self._sets.retain_all(ids[rows])
         self._index.insert(keys, rows.astype(np.int32))
@@ -348,26 +390,3 @@ class SeriesTable:
         held = np.flatnonzero(self._born[: self._used] > 0)
         held = np.union1d(held, [OVERFLOW_ROW])
         return HashIndex.of(self._key[held], held.astype(np.int32))
-
-
-def _pack(source: _Ids, destination: _Ids, own: _Ids) -> _Keys:
-    keys = source.astype(np.uint64)
-    keys <<= np.uint64(_ID_BITS)
-    keys |= destination.astype(np.uint64)
-    keys <<= np.uint64(_ID_BITS)
-    keys |= own.astype(np.uint64)
-    if len(keys):
-        beyond = np.maximum(np.maximum(source, destination), own) >= 1 << _ID_BITS
-        if beyond.any():
-            keys[beyond] = _OVERFLOW_KEY
-    return keys
-
-
-def _unpack(keys: _Keys) -> tuple[_Longs, _Longs, _Longs]:
-    """Source, destination and own sets of keys."""
-    bits, mask = np.uint64(_ID_BITS), np.uint64((1 << _ID_BITS) - 1)
-    return (
-        (keys >> (bits + bits)).astype(np.int64),
-        (keys >> bits & mask).astype(np.int64),
-        (keys & mask).astype(np.int64),
-    )
