@@ -16,7 +16,16 @@ from retina_otel.agent.logs import logger_for
 from retina_otel.agent.overlays import Overlays
 from retina_otel.agent.readers import Readers
 from retina_otel.agent.receiving import RunningReceiver, describe
-from retina_otel.agent.routes import OWN, Route, RouteKey, hand_over, plan, push, series
+from retina_otel.agent.routes import (
+    OWN,
+    Route,
+    RouteKey,
+    folding,
+    hand_over,
+    plan,
+    push,
+    series,
+)
 from retina_otel.agent.status import Key, StatusBoard
 from retina_otel.agent.telemetry import OwnTelemetry
 from retina_otel.component import (
@@ -35,6 +44,7 @@ from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.node.facts import NodeFacts
 from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.folding import Folding
 from retina_otel.pipeline.pipeline import LogsPipeline
 
 _UNITS = {
@@ -224,6 +234,9 @@ class Graph:
     def series(self) -> Mapping[str, int]:
         return series(list(self._routes.values()))
 
+    def folding(self) -> Mapping[str, Folding]:
+        return folding(list(self._routes.values()))
+
     def _process(
         self, id_: str, batch: Batch, process: Callable[[Batch], Batch | None]
     ) -> Batch | None:
@@ -359,7 +372,7 @@ class Graph:
 
     def _set_up_telemetry(self, enabled: bool, interval_s: float) -> None:
         if enabled and self.telemetry is None:
-            self.telemetry = OwnTelemetry(self._board, self.series, interval_s)
+            self.telemetry = OwnTelemetry(self._board, self.series, self.folding, interval_s)
         elif enabled and self.telemetry is not None:
             self.telemetry.set_interval(interval_s)
         elif self.telemetry is not None:

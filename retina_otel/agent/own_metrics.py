@@ -7,7 +7,7 @@ is told by the names of the semantic conventions for SDKs where there are any.
 
 from __future__ import annotations
 
-from retina_otel.model.attributes import ERROR_TYPE, NETWORK_INTERFACE_NAME
+from retina_otel.model.attributes import ERROR_TYPE, K8S_NAMESPACE_NAME, NETWORK_INTERFACE_NAME
 from retina_otel.model.signals import PREFIX, Attribute, Kind, Metric
 
 SCOPE = "retina_otel.agent"
@@ -56,6 +56,12 @@ LEDGER_UNIT = Attribute(
 )
 PIPELINE_NAME = Attribute(
     f"{PREFIX}pipeline.name", "string", "The pipeline.", examples=("metrics", "logs/drops")
+)
+METRIC_NAME = Attribute(
+    f"{PREFIX}metric.name",
+    "string",
+    "The metric of which something is told.",
+    examples=("retina.flow.io",),
 )
 RELOAD_OUTCOME = Attribute(
     f"{PREFIX}config.outcome",
@@ -190,6 +196,25 @@ PIPELINE_SERIES = Metric(
     attributes=(PIPELINE_NAME,),
     scope=SCOPE,
 )
+_FOLDED = (PIPELINE_NAME, METRIC_NAME, K8S_NAMESPACE_NAME)
+FOLDED_SERIES = Metric(
+    f"{PREFIX}cardinality.folded_series",
+    Kind.GAUGE,
+    "{series}",
+    "Series that there was no room for in the newest window, by the namespace of the workload: the "
+    "source's of what leaves it, the destination's of what enters it.",
+    attributes=_FOLDED,
+    scope=SCOPE,
+)
+FOLDED_IO = Metric(
+    f"{PREFIX}cardinality.folded_io",
+    Kind.COUNTER,
+    "By",
+    "Bytes credited to the overflow series of a metric, by the same namespaces: their sum is the "
+    "value of that series.",
+    attributes=_FOLDED,
+    scope=SCOPE,
+)
 CONFIG_RELOADS = Metric(
     f"{PREFIX}config.reloads",
     Kind.COUNTER,
@@ -229,6 +254,8 @@ OWN_METRICS: tuple[Metric, ...] = (
     COMPONENT_FAILURES,
     COLLECTION_DURATION,
     PIPELINE_SERIES,
+    FOLDED_SERIES,
+    FOLDED_IO,
     CONFIG_RELOADS,
     PROCESS_CPU_TIME,
     PROCESS_MEMORY_USAGE,

@@ -17,6 +17,7 @@ from retina_otel.model.batches import EventBatch, MetricBatch
 from retina_otel.pipeline.accumulator import TIME_STEP_NS, Accumulator, AccumulatorSettings
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.folding import Folding
 from retina_otel.pipeline.late import LateIdentity
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
 
@@ -134,6 +135,7 @@ def _make(
         AccumulatorSettings(
             attributes=settings.attributes,
             cardinality_limit=settings.cardinality.limit,
+            cardinality_per_namespace=settings.cardinality.share,
             idle_ns=int(settings.expiry * 1e9),
         ),
     )
@@ -174,6 +176,16 @@ def series(routes: Sequence[Route]) -> dict[str, int]:
     """Live series by pipeline."""
     return {
         name: route.pipeline.accumulator.n_live
+        for route in routes
+        if isinstance(route.pipeline, MetricsPipeline)
+        for name in route.names
+    }
+
+
+def folding(routes: Sequence[Route]) -> dict[str, Folding]:
+    """What found no room, by pipeline."""
+    return {
+        name: route.pipeline.accumulator.folding
         for route in routes
         if isinstance(route.pipeline, MetricsPipeline)
         for name in route.names

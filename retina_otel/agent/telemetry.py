@@ -26,9 +26,10 @@ from retina_otel.agent.resource import own_usage
 from retina_otel.agent.status import StatusBoard
 from retina_otel.component import Collected, State
 from retina_otel.model import batches
-from retina_otel.model.attributes import ERROR_TYPE, NETWORK_INTERFACE_NAME
+from retina_otel.model.attributes import ERROR_TYPE, K8S_NAMESPACE_NAME, NETWORK_INTERFACE_NAME
 from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
+from retina_otel.pipeline.folding import FoldedOf, Folding
 from retina_otel.pipeline.ledger import ExportCounts
 
 _SIGNALS = {"points": "metric", "events": "log"}
@@ -44,11 +45,17 @@ class OwnTelemetry:
     """`collect` on the tick thread; `measured` and `reloaded` on any."""
 
     def __init__(
-        self, board: StatusBoard, series: Callable[[], Mapping[str, int]], interval_s: float
+        self,
+        board: StatusBoard,
+        series: Callable[[], Mapping[str, int]],
+        folding: Callable[[], Mapping[str, Folding]],
+        interval_s: float,
     ) -> None:
-        """`series()` gives the live series of each pipeline."""
+        """`series()` and `folding()` give, by pipeline, the live series and what there was no room
+        for."""
         self._board = board
         self._series = series
+        self._folding = folding
         self._interval_ns = int(interval_s * 1e9)
         self._window_start_ns = 0
         self._reader = InMemoryMetricReader(preferred_temporality=_DELTA)
@@ -77,6 +84,8 @@ class OwnTelemetry:
         self._observe(own.COMPONENT_STATUS, self._component_states)
         self._observe(own.COMPONENT_FAILURES, self._component_failures)
         self._observe(own.PIPELINE_SERIES, self._pipeline_series)
+        self._observe(own.FOLDED_SERIES, self._folded_series)
+        self._observe(own.FOLDED_IO, self._folded_io)
         self._observe(own.PROCESS_CPU_TIME, self._cpu_time)
         self._observe(own.PROCESS_MEMORY_USAGE, self._memory)
 
@@ -232,6 +241,16 @@ class OwnTelemetry:
         for name, count in self._series().items():
             yield Observation(count, {own.PIPELINE_NAME.name: name})
 
+    def _folded_series(self) -> Iterator[Observation]:
+        for pipeline, folding in self._folding().items():
+            for key, count in folding.series.items():
+                yield Observation(count, _folded(pipeline, key))
+
+    def _folded_io(self) -> Iterator[Observation]:
+        for pipeline, folding in self._folding().items():
+            for key, amount in folding.io.items():
+                yield Observation(amount, _folded(pipeline, key))
+
     def _cpu_time(self) -> Iterator[Observation]:
         user, system, _ = own_usage()
         yield Observation(user, {own.CPU_MODE.name: "user"})
@@ -239,6 +258,12 @@ class OwnTelemetry:
 
     def _memory(self) -> Iterator[Observation]:
         yield Observation(own_usage()[2])
+
+
+def _folded(pipeline: str, key: FoldedOf) -> dict[str, str]:
+    metric, namespace = key
+    named = {own.PIPELINE_NAME.name: pipeline, own.METRIC_NAME.name: metric}
+    return named | {K8S_NAMESPACE_NAME.name: namespace} if namespace else named
 
 
 def _by_error_type(

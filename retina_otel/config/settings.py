@@ -6,7 +6,7 @@ Docstrings under the fields are their descriptions in the reference pages and th
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -61,8 +61,19 @@ class CardinalitySettings(Settings):
     """How many series a pipeline may have."""
 
     limit: Annotated[int, Field(ge=1)] = 20_000
-    """Live series of one metric. What is beyond it is credited to a series with
-    `otel.metric.overflow=true`, so that sums stay right."""
+    """Live series of one metric. When more want to be, those with most bytes (else packets) keep
+    series of their own; the rest is credited to one with `otel.metric.overflow=true`, so that sums
+    stay right."""
+    per_namespace: Annotated[int, Field(ge=1)] | Literal["off"] | None = None
+    """Series of one metric that each namespace is sure of: what it has beyond them gives way when
+    other namespaces want room. Not set, a tenth of `limit`; `off`, only bytes count."""
+
+    @property
+    def share(self) -> int | None:
+        """Series that each namespace is sure of, None for none."""
+        if self.per_namespace == "off":
+            return None
+        return self.per_namespace or max(1, self.limit // 10)
 
 
 class PipelineSettings(Settings):

@@ -10,7 +10,8 @@ are rationed, so that the series ever shown are bounded, not only those that liv
 (a share of the limit) at once, and as many as the limit in a half-life. Not rationed is what has
 more than total / K, K = limit / 2: that is always shown.
 
-With a share per namespace, the series within their namespace's share come before all others.
+With a share per namespace, what has more than total / K or is within the share of its namespace
+comes before all others.
 """
 
 from __future__ import annotations
@@ -171,9 +172,9 @@ class Talkers:
             return admitted, live[:0]
         settled = self._weights[live] * ADVANTAGE
         ranks = estimates
-        entitled = np.ones(len(estimates), np.bool_)
+        heavy = estimates > self._total * _HEAVY / limit
         if self.settings.per_namespace is not None:
-            ranks, settled, entitled = self._by_share(contenders, estimates, live, settled)
+            ranks, settled = self._by_share(contenders, estimates, live, settled)
         # The lightest of a full house is as much as a contender must have: few have it.
         least = -np.inf if room > 0 or not len(live) else float(settled.min())
         wanting = np.flatnonzero(ranks > least)
@@ -182,8 +183,7 @@ class Talkers:
         admitted[seated] = True
         weakest = np.argsort(settled, kind="stable")[: len(others)]
         able = int(np.count_nonzero(ranks[others] > settled[weakest]))
-        heavy = entitled[others] & (estimates[others] > _HEAVY * self._total / limit)
-        count = min(able, max(int(self._allowance), int(np.count_nonzero(heavy))))
+        count = min(able, max(int(self._allowance), int(np.count_nonzero(heavy[others]))))
         if self._burst == 0:
             count = 0
         self._allowance = max(0.0, self._allowance - count)
@@ -192,9 +192,9 @@ class Talkers:
 
     def _by_share(
         self, contenders: Contenders, estimates: _Weights, live: _Rows, settled: _Weights
-    ) -> tuple[_Weights, _Weights, _Mask]:
-        """Ranks of contenders and of live rows, so that those within the share of their namespace
-        are above all others; and which contenders are."""
+    ) -> tuple[_Weights, _Weights]:
+        """Ranks of contenders and of live rows, so that those that are heavy or within the share
+        of their namespace are above all others."""
         share = self.settings.per_namespace or 0
         weights = np.concatenate([settled, estimates])
         namespaces = np.concatenate([self._namespaces[live], contenders.namespaces])
@@ -203,10 +203,11 @@ class Talkers:
         first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         sizes = np.diff(np.append(first, len(ordered)))
         place = np.arange(len(ordered)) - np.repeat(first, sizes)
-        within = np.zeros(len(weights), np.bool_)
-        within[order] = place < share
-        weights[within] += float(weights.max(initial=0.0)) + 1.0
-        return weights[len(live) :], weights[: len(live)], within[len(live) :]
+        first_class = np.zeros(len(weights), np.bool_)
+        first_class[order] = place < share
+        first_class |= weights > self._total * _HEAVY / self.settings.limit
+        weights[first_class] += float(weights.max(initial=0.0)) + 1.0
+        return weights[len(live) :], weights[: len(live)]
 
     def _remember(self, keys: _Keys, estimates: _Weights, namespaces: _Keys) -> None:
         self._keys, self._estimates, self._key_namespaces = keys, estimates, namespaces
