@@ -48,6 +48,10 @@ class HashIndex:
     def __len__(self) -> int:
         return self._size
 
+    def __deepcopy__(self, memo: object) -> HashIndex:
+        held = np.flatnonzero(self._numbers >= 0)
+        return HashIndex.of(self._keys[held], self._numbers[held])
+
     def find(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """The number of each key, MISSING where there is none."""
         slot = self._slots(keys)
