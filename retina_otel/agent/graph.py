@@ -45,7 +45,6 @@ from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.node.facts import NodeFacts
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.folding import Folding
-from retina_otel.pipeline.pipeline import LogsPipeline
 
 _UNITS = {
     ComponentKind.RECEIVER: "packets",
@@ -199,9 +198,7 @@ class Graph:
         self._end_ns = end_ns
         self.endpoints.advance(end_ns)
         for route in routes:
-            if isinstance(route.pipeline, LogsPipeline):
-                route.pipeline.tick()
-            elif last:
+            if last:
                 route.pipeline.drain(end_ns)
             else:
                 route.pipeline.tick(end_ns)

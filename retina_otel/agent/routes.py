@@ -127,9 +127,17 @@ def _make(
     processors = [processor(id_) for id_ in key.processors]
     if settings is None:
         return MetricsPipeline(name, processors, Accumulator(endpoints))
+    resolvers = [
+        one
+        for one, id_ in zip(processors, key.processors, strict=True)
+        if configuration.processors[id_].component.type == _IDENTITY
+    ]
     if key.signal == "logs":
         buffer = EventBuffer(endpoints, EventBufferSettings(attributes=settings.attributes))
-        return LogsPipeline(name, processors, buffer)
+        events = (
+            LateIdentity(resolvers[0].process_events, endpoints=endpoints) if resolvers else None
+        )
+        return LogsPipeline(name, processors, buffer, late=events)
     accumulator = Accumulator(
         endpoints,
         AccumulatorSettings(
@@ -139,18 +147,17 @@ def _make(
             idle_ns=int(settings.expiry * 1e9),
         ),
     )
-    resolvers = [
-        one
-        for one, id_ in zip(processors, key.processors, strict=True)
-        if configuration.processors[id_].component.type == _IDENTITY
-    ]
-    late = LateIdentity(resolvers[0].process_metrics) if resolvers else None
+    late = LateIdentity(resolvers[0].process_metrics, endpoints=endpoints) if resolvers else None
     return MetricsPipeline(name, processors, accumulator, late=late)
 
 
 def hand_over(old: Iterable[Route], new: Iterable[Route], end_ns: int) -> None:
     """Ends the series of pipelines that are no longer wanted, before any of those that follow
-    begins: a backend may see the same attributes on both."""
+    begins: a backend may see the same attributes on both. Nothing is left waiting in them."""
+    old = list(old)
+    for route in old:
+        if isinstance(route.pipeline, LogsPipeline):
+            route.pipeline.drain(end_ns)
     ended_ns = [
         route.pipeline.end(end_ns).time_ns
         for route in old

@@ -204,6 +204,13 @@ FLOW_INITIATOR = Attribute(
     examples=("source", "destination", "unknown"),
     opt_in=True,
 )
+FLOW_INTER_ZONE = Attribute(
+    PREFIX + "flow.inter_zone",
+    "boolean",
+    "Whether the ends are in different availability zones; absent unless both zones are known.",
+    examples=(True, False),
+    opt_in=True,
+)
 TCP_FLAG = Attribute(
     PREFIX + "tcp.flag",
     "string",

@@ -45,6 +45,8 @@ class How(IntEnum):
     """By address, of what answers behind a service."""
     AMBIGUOUS = 6
     """It is not: by address and time, more than one may be meant."""
+    NOBODY = 7
+    """It is not: nobody claims the address."""
 
 
 @dataclass(frozen=True, slots=True)

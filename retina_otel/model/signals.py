@@ -22,6 +22,7 @@ from retina_otel.model.attributes import (
     EVENT_PACKETS,
     FLOW_END_REASON,
     FLOW_INITIATOR,
+    FLOW_INTER_ZONE,
     FLOW_INTERFACE_NAME,
     HW_ID,
     K8S_NAMESPACE_NAME,
@@ -77,6 +78,7 @@ __all__ = [
     "FLOW_EVENT",
     "FLOW_INITIATOR",
     "FLOW_INTERFACE_NAME",
+    "FLOW_INTER_ZONE",
     "FLOW_IO",
     "FLOW_PACKETS",
     "HW_ID",
@@ -133,6 +135,7 @@ _FLOW_ATTRIBUTES = (
     DESTINATION_PORT,
     FLOW_INTERFACE_NAME,
     FLOW_INITIATOR,
+    FLOW_INTER_ZONE,
 )
 
 FLOW_IO = Metric(

@@ -43,7 +43,7 @@ _NOT_WORLD_NETWORKS = (
     "ff00::/8",
 )
 
-_NO_NUMBERS: tuple[Sequence[int], Sequence[int]] = ((), ())
+_NO_NUMBERS: tuple[Sequence[int], ...] = ((), (), ())
 
 _Words = npt.NDArray[np.uint64]
 _Rows = npt.NDArray[np.int32]
@@ -74,6 +74,7 @@ class ClaimIndex:
         self._rows = rows
         self._interfaces = Timelines()
         self._netns = Timelines()
+        self._node_ports = Timelines()
         self._addresses = AddressIndex()
         self._networked: set[int] = set()
         self._networks_changed = False
@@ -85,6 +86,10 @@ class ClaimIndex:
     def netns(self, inodes: npt.NDArray[np.uint32]) -> _Rows:
         """The row that lives in each network namespace; UNKNOWN_ROW for none."""
         return _find(self._netns, inodes)
+
+    def node_ports(self, numbers: npt.NDArray[np.uint32]) -> _Rows:
+        """The row of the service at each node port; UNKNOWN_ROW for none."""
+        return _find(self._node_ports, numbers)
 
     def addresses(
         self, hi: _Words, lo: _Words, first_ns: _Times | None, last_ns: _Times | None
@@ -110,14 +115,14 @@ class ClaimIndex:
             self._networks_changed = True
 
     def claim_numbers(self, number: int) -> None:
-        """As `claim_addresses`, for interfaces and namespaces."""
+        """As `claim_addresses`, for interfaces, namespaces and node ports."""
         for timelines, keys in self._numbers(self._rows[number].endpoint):
             for key in keys:
                 self._claim(timelines, key, number, self._best)
 
     def withdraw_numbers(self, number: int, before: Endpoint, now: Endpoint | None = None) -> None:
-        """The interfaces and namespaces that a row claimed and, if it does now, no longer does."""
-        after = _NO_NUMBERS if now is None else (now.interfaces, now.netns)
+        """The interfaces and the like that a row claimed, but for those that it still does."""
+        after = _NO_NUMBERS if now is None else (now.interfaces, now.netns, now.node_ports)
         for (timelines, keys), kept in zip(self._numbers(before), after, strict=True):
             for key in keys:
                 if key not in kept:
@@ -136,7 +141,11 @@ class ClaimIndex:
             self._networks_changed = True
 
     def _numbers(self, endpoint: Endpoint) -> tuple[tuple[Timelines, Sequence[int]], ...]:
-        return (self._interfaces, endpoint.interfaces), (self._netns, endpoint.netns)
+        return (
+            (self._interfaces, endpoint.interfaces),
+            (self._netns, endpoint.netns),
+            (self._node_ports, endpoint.node_ports),
+        )
 
     def _claim(
         self,

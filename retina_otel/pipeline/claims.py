@@ -83,6 +83,10 @@ class Endpoint:
     """Inodes of its network namespaces."""
     valid: Validity = ALWAYS
     """When its single addresses are its own. Networks have no times."""
+    aliases: Sequence[str] = ()
+    """What else a pod of this node is called: the ids of its containers."""
+    node_ports: Sequence[int] = ()
+    """Where a service is met at nodes' addresses: IP protocol << 16 | port."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

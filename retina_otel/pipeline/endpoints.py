@@ -95,8 +95,10 @@ class EndpointTable:
         self._rows: list[Row] = [Row(_UNKNOWN)]
         self._present = np.ones(1, np.bool_)
         self._changed = np.zeros(1, np.int64)
+        self._kinds = np.zeros(1, np.int8)
         self._row_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
+        self._named: dict[str, int] = {}
         self._combined: dict[tuple[int, int], int] = {}
         self._part_of: dict[int, set[int]] = {}
         self._claims = ClaimIndex(self._rows)
@@ -131,6 +133,10 @@ class EndpointTable:
 
     def kind(self, row: int) -> EndpointKind:
         return self._rows[row].endpoint.kind
+
+    def kinds(self, rows: _Rows) -> npt.NDArray[np.int8]:
+        """`EndpointKind.value` of each row."""
+        return self._kinds[rows]
 
     def update(self, endpoints: Iterable[Endpoint], *, source: str = "") -> None:
         """Replaces all that `source` has said before. Any thread.
@@ -203,6 +209,23 @@ class EndpointTable:
         with self._turns:
             return self._claims.addresses(hi, lo, first_ns, last_ns)
 
+    def resolve_node_port(
+        self, protocol: npt.NDArray[np.uint8], port: npt.NDArray[np.uint16]
+    ) -> _Rows:
+        """The service that is met at each port of any node; UNKNOWN_ROW for none."""
+        with self._turns:
+            return self._claims.node_ports(protocol.astype(np.uint32) << np.uint32(16) | port)
+
+    def named(self, names: Iterable[str]) -> int:
+        """The row of a pod by any of its uid and its containers' ids; UNKNOWN_ROW for none."""
+        for name in names:
+            if (number := self._named.get(name)) is not None:
+                return number
+            for row_of in list(self._row_of.values()):
+                if (number := row_of.get(name)) is not None:
+                    return number
+        return UNKNOWN_ROW
+
     def combined(self, services: _Rows, backends: _Rows) -> _Rows:
         """Rows that stand for backends as reached through services: the backend's attributes and
         the service's name. The service's own row where the backend is UNKNOWN_ROW. Tick thread."""
@@ -239,15 +262,18 @@ class EndpointTable:
             row_of[endpoint.key] = number = self._new(Row(endpoint, networks))
             self._claims.claim_addresses(number)
             self._claims.claim_numbers(number)
+            self._name(number, endpoint)
             return
         row = self._rows[number]
         before, networks_before = row.endpoint, row.networks
         row.endpoint, row.networks = endpoint, networks
         if before.attributes != endpoint.attributes or before.kind is not endpoint.kind:
             self._changed[number] = self._epoch
+            self._kinds[number] = endpoint.kind.value
             for combined in self._part_of.get(number, ()):
                 self._merge(self._rows[combined])
                 self._changed[combined] = self._epoch
+                self._kinds[combined] = self._rows[combined].endpoint.kind.value
         if (
             networks != networks_before
             or before.valid != endpoint.valid
@@ -256,9 +282,21 @@ class EndpointTable:
             dropped = [network for network in networks_before if network not in networks]
             self._claims.withdraw_addresses(number, dropped)
             self._claims.claim_addresses(number)
-        if before.interfaces != endpoint.interfaces or before.netns != endpoint.netns:
-            self._claims.withdraw_numbers(number, before, endpoint)
-            self._claims.claim_numbers(number)
+        self._claims.withdraw_numbers(number, before, endpoint)
+        self._claims.claim_numbers(number)
+        if before.aliases != endpoint.aliases:
+            self._forget_names(number, before)
+            self._name(number, endpoint)
+
+    def _name(self, number: int, endpoint: Endpoint) -> None:
+        if endpoint.aliases:
+            self._named[endpoint.key] = number
+            self._named.update(dict.fromkeys(endpoint.aliases, number))
+
+    def _forget_names(self, number: int, endpoint: Endpoint) -> None:
+        for name in (endpoint.key, *endpoint.aliases):
+            if self._named.get(name) == number:
+                del self._named[name]
 
     def _new(self, row: Row) -> int:
         if self._free:
@@ -271,8 +309,10 @@ class EndpointTable:
                 room = np.zeros(max(number, 1024), np.int64)
                 self._present = np.concatenate([self._present, room.astype(np.bool_)])
                 self._changed = np.concatenate([self._changed, room])
+                self._kinds = np.concatenate([self._kinds, room.astype(np.int8)])
         self._present[number] = not row.gone
         self._changed[number] = self._epoch
+        self._kinds[number] = row.endpoint.kind.value
         return number
 
     def _leave(self, number: int) -> None:
@@ -291,6 +331,7 @@ class EndpointTable:
         row = self._rows[number]
         self._changed[number] = self._epoch
         self._claims.withdraw_numbers(number, row.endpoint)
+        self._forget_names(number, row.endpoint)
         if not row.timed:
             self._claims.withdraw_addresses(number, row.networks)
         if row.parts is not None:

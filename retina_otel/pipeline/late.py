@@ -1,25 +1,33 @@
-"""LateIdentity: rows whose end may yet become known wait as deltas, instead of counting as unknown.
+"""LateIdentity: what may yet become known waits, instead of being credited to nobody or to the
+wrong one.
 
-A pod's first packets are often counted before anybody has said whose they are. Such rows are held
-back for at most `max_windows` windows and `max_rows` rows, resolved again at each end of a window,
-and passed on once known or when their time is up: then they stay credited to unknown. Only what has
-not been credited is held, so no value ever moves from one series to another.
+Two things may come late. Whose a local end is: such rows of deltas wait for at most `max_windows`
+windows, then they stay credited to unknown. And who has an address: what was seen in the last
+`EndpointTable.settle_after_ns` waits until that time is over; where it can't, its ends stay unknown
+rather than go to whoever had the address before. Rows are resolved again at each end of a window.
+Only what has not been credited is held, so no value ever moves from one series to another.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.model.batches import UNKNOWN_ROW, MetricBatch, RawEnds
+from retina_otel.model.batches import UNKNOWN_ROW, EventBatch, How, MetricBatch, RawEnds
 from retina_otel.model.signals import Kind
+from retina_otel.pipeline.endpoints import EndpointKind, EndpointTable
 
 _Mask = npt.NDArray[np.bool_]
+AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
 
 _WAITING_KINDS = (Kind.COUNTER, Kind.HISTOGRAM)
+_BY_ADDRESS = (How.ADDRESS, How.BACKEND, How.AMBIGUOUS)
+_MOVING = (EndpointKind.UNKNOWN.value, EndpointKind.POD.value)
+"""Nodes, services and networks do not change their addresses within seconds."""
 
 
 def lives_here(ends: RawEnds) -> _Mask:
@@ -32,76 +40,157 @@ def lives_here(ends: RawEnds) -> _Mask:
 @dataclass(frozen=True, slots=True)
 class LateSettings:
     max_windows: int = 2
-    """How many ends of windows a row waits for at most."""
+    """How many ends of windows a row waits for at most until it is known whose a local end is."""
     max_rows: int = 100_000
-    """How many rows wait at most; beyond that they count as unknown at once."""
+    """How many rows wait at most; beyond that they are passed on at once."""
 
 
 @dataclass(slots=True)
-class _Waiting:
-    batch: MetricBatch
+class _Waiting(Generic[AnyBatch]):
+    batch: AnyBatch
     windows: int = 0
 
 
-class LateIdentity:
-    """A stage between processors and accumulator. Tick thread only."""
+class LateIdentity(Generic[AnyBatch]):
+    """A stage behind the processors. Tick thread only."""
 
     def __init__(
         self,
-        resolve: Callable[[MetricBatch], MetricBatch | None],
+        resolve: Callable[[AnyBatch], AnyBatch | None],
         settings: LateSettings | None = None,
-        may_become_known: Callable[[RawEnds], _Mask] = lives_here,
+        *,
+        endpoints: EndpointTable | None = None,
     ) -> None:
-        """`resolve` is what sets the rows of ends; it keeps the number of rows."""
+        """`resolve` is what sets the rows of ends; it may leave rows out. Without `endpoints`
+        nothing waits for addresses."""
         self.settings = settings or LateSettings()
         self.held = 0
         """Rows that wait now."""
+        self.unsettled = 0
+        """Rows, since start, that could not wait: ends that might have been wrong are unknown."""
         self._resolve = resolve
-        self._may_become_known = may_become_known
-        self._waiting: list[_Waiting] = []
+        self._endpoints = endpoints
+        self._waiting: list[_Waiting[AnyBatch]] = []
 
-    def pass_on(self, batch: MetricBatch) -> MetricBatch | None:
+    def pass_on(self, batch: AnyBatch) -> AnyBatch | None:
         """The rows of a resolved batch that need not wait; None if there are none."""
-        open_ = self._open(batch)
-        wanted = int(np.count_nonzero(open_))
-        if wanted == 0 or self.held + wanted > self.settings.max_rows:
+        now_ns = batch.window.end_ns
+        unsettled = self._unsettled(batch, now_ns)
+        waits = unsettled if unsettled is not None else np.zeros(len(batch), np.bool_)
+        if self.settings.max_windows > 0:
+            waits = waits | _open(batch)
+        wanted = int(np.count_nonzero(waits))
+        if wanted == 0:
             return batch
-        self._waiting.append(_Waiting(batch.at(open_)))
+        if self.held + wanted > self.settings.max_rows:
+            return self._given_up(batch, unsettled)
+        self._waiting.append(_Waiting(batch.at(waits)))
         self.held += wanted
-        return batch.at(~open_) if wanted < len(batch) else None
+        return batch.at(~waits) if wanted < len(batch) else None
 
-    def release(self) -> Iterator[MetricBatch]:
-        """What need not wait any longer at the end of a window, those that are known first."""
+    def release(self, now_ns: int) -> Iterator[AnyBatch]:
+        """What need not wait any longer at the end of a window, `now_ns`. What `resolve` leaves out
+        is no longer held either."""
         waiting, self._waiting = self._waiting, []
         self.held = 0
         for item in waiting:
-            batch = self._resolve(item.batch) or item.batch
+            batch = self._resolve(item.batch)
             item.windows += 1
-            if item.windows >= self.settings.max_windows:
-                yield batch
+            if batch is None:
                 continue
-            open_ = self._open(batch)
-            if not open_.all():
-                yield batch.at(~open_)
-            if open_.any():
-                item.batch = batch.at(open_)
-                self._waiting.append(item)
-                self.held += len(item.batch)
+            waits = np.zeros(len(batch), np.bool_)
+            unsettled = self._unsettled(batch, now_ns)
+            if item.windows < self.settings.max_windows:
+                waits |= _open(batch)
+            if unsettled is not None and item.windows < self._windows_to_settle(batch):
+                waits |= unsettled
+                unsettled = None
+            if not waits.any():
+                yield self._given_up(batch, unsettled)
+                continue
+            if not waits.all():
+                rest = ~waits
+                yield self._given_up(batch.at(rest), None if unsettled is None else unsettled[rest])
+            item.batch = batch.at(waits)
+            self._waiting.append(item)
+            self.held += len(item.batch)
 
-    def release_all(self) -> Iterator[MetricBatch]:
+    def release_all(self, now_ns: int) -> Iterator[AnyBatch]:
         """All that waits, resolved once more: the pipeline ends."""
-        for item in self._waiting:
-            item.windows = self.settings.max_windows
-        return self.release()
+        waiting, self._waiting = self._waiting, []
+        self.held = 0
+        for item in waiting:
+            batch = self._resolve(item.batch)
+            if batch is not None:
+                yield self._given_up(batch, self._unsettled(batch, now_ns))
 
-    def _open(self, batch: MetricBatch) -> _Mask:
-        open_: _Mask = np.zeros(len(batch), np.bool_)
-        if all(metric.kind in _WAITING_KINDS for metric in batch.values):
-            for ends, rows in (
-                (batch.source, batch.source_rows),
-                (batch.destination, batch.destination_rows),
-            ):
-                if ends is not None:
-                    unknown = np.True_ if rows is None else rows == UNKNOWN_ROW
-                    open_ |= unknown & self._may_become_known(ends)
-        return open_
+    def _windows_to_settle(self, batch: AnyBatch) -> int:
+        """Enough for time to pass; a clock that steps back holds nothing for longer."""
+        assert self._endpoints is not None
+        window_ns = max(1, batch.window.end_ns - batch.window.start_ns)
+        return 2 + self._endpoints.settle_after_ns // window_ns
+
+    def _unsettled(self, batch: AnyBatch, now_ns: int) -> _Mask | None:
+        """Rows with an end of which it may turn out that another had its address; None if there
+        are none."""
+        if self._endpoints is None or not self._endpoints.settle_after_ns or not _waits(batch):
+            return None
+        latest: _Mask = _last_ns(batch) > now_ns - self._endpoints.settle_after_ns
+        if not latest.any():
+            return None
+        found = np.zeros(len(batch), np.bool_)
+        for end in ("source", "destination"):
+            found |= self._may_move(batch, end)
+        found &= latest
+        return found if found.any() else None
+
+    def _may_move(self, batch: AnyBatch, end: str) -> _Mask:
+        ends, rows = getattr(batch, end), getattr(batch, f"{end}_rows")
+        how = getattr(batch, f"{end}_how")
+        if ends is None or rows is None or how is None:
+            return np.zeros(len(batch), np.bool_)
+        assert self._endpoints is not None
+        by_address = np.isin(how, _BY_ADDRESS)
+        by_address &= np.isin(self._endpoints.kinds(rows), _MOVING)
+        return by_address | ((how == How.NOBODY) & ~lives_here(ends))
+
+    def _given_up(self, batch: AnyBatch, unsettled: _Mask | None) -> AnyBatch:
+        if unsettled is None:
+            return batch
+        self.unsettled += int(np.count_nonzero(unsettled))
+        changes: dict[str, Any] = {}
+        for end in ("source", "destination"):
+            rows = getattr(batch, f"{end}_rows")
+            if rows is not None:
+                wrong = unsettled & self._may_move(batch, end)
+                changes[f"{end}_rows"] = np.where(wrong, np.int32(UNKNOWN_ROW), rows)
+        return replace(batch, **changes)
+
+
+def _waits(batch: MetricBatch | EventBatch) -> bool:
+    """Values that are of now can't be credited later."""
+    return isinstance(batch, EventBatch) or all(
+        metric.kind in _WAITING_KINDS for metric in batch.values
+    )
+
+
+def _last_ns(batch: MetricBatch | EventBatch) -> npt.NDArray[np.int64]:
+    if isinstance(batch, EventBatch):
+        return batch.time_ns
+    if batch.last_ns is None:
+        return np.broadcast_to(np.int64(batch.window.end_ns), len(batch))
+    return batch.last_ns
+
+
+def _open(batch: MetricBatch | EventBatch) -> _Mask:
+    """Rows of deltas with a local end of which it is not known whose it is."""
+    open_: _Mask = np.zeros(len(batch), np.bool_)
+    if isinstance(batch, MetricBatch) and _waits(batch):
+        for ends, rows in (
+            (batch.source, batch.source_rows),
+            (batch.destination, batch.destination_rows),
+        ):
+            if ends is not None:
+                unknown = np.True_ if rows is None else rows == UNKNOWN_ROW
+                open_ |= unknown & lives_here(ends)
+    return open_

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from retina_otel.model.batches import EventBatch, MetricBatch
+import numpy as np
+
+from retina_otel.model.batches import EventBatch, How, MetricBatch
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.events import EventBuffer
 from retina_otel.pipeline.late import LateIdentity
@@ -34,13 +36,14 @@ class MetricsPipeline:
         processors: Sequence[MetricsProcessor],
         accumulator: Accumulator,
         *,
-        late: LateIdentity | None = None,
+        late: LateIdentity[MetricBatch] | None = None,
     ) -> None:
         self.name = name
         self.accumulator = accumulator
         self.ledger = Ledger(name, "rows")
         self._processors = tuple(processors)
         self._late = late
+        self._tell = _IdentityAccounts(self.ledger)
 
     def push(self, batches: Iterable[MetricBatch]) -> None:
         """Takes in what receivers have collected for this window."""
@@ -61,40 +64,78 @@ class MetricsPipeline:
     def tick(self, end_ns: int) -> Snapshot:
         """Ends the window: what waited is passed on if it may, and a snapshot is published."""
         if self._late is not None:
-            for batch in self._late.release():
-                self._accumulate(batch)
+            self._passed(self._late, self._late.release(end_ns))
         return self.accumulator.snapshot(end_ns)
 
     def drain(self, end_ns: int) -> Snapshot:
         """As `tick`, for the last time: nothing is held back any longer."""
-        self._release_all()
+        self._release_all(end_ns)
         return self.accumulator.snapshot(end_ns)
 
     def end(self, end_ns: int) -> Snapshot:
         """Instead of `drain`, where another pipeline measures from now on: every series ends."""
-        self._release_all()
+        self._release_all(end_ns)
         return self.accumulator.end_all(end_ns)
 
-    def _release_all(self) -> None:
+    def _release_all(self, end_ns: int) -> None:
         if self._late is not None:
-            for batch in self._late.release_all():
-                self._accumulate(batch)
+            self._passed(self._late, self._late.release_all(end_ns))
+
+    def _passed(self, late: LateIdentity[MetricBatch], batches: Iterable[MetricBatch]) -> None:
+        left = late.held
+        for batch in batches:
+            self._accumulate(batch)
+            left -= len(batch)
+        # Known by now, and so known not to be wanted.
+        self.ledger.add(filtered=left - late.held, held=late.held - left)
 
     def _accumulate(self, batch: MetricBatch) -> None:
         self.accumulator.add(batch)
         self.ledger.add(drained=len(batch), held=-len(batch))
+        self._tell.passed(batch, self._late)
+
+
+class _IdentityAccounts:
+    """What is told beside a pipeline's ledger of the rows that it has passed on."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._ambiguous = 0
+
+    def passed(
+        self,
+        batch: MetricBatch | EventBatch,
+        late: LateIdentity[MetricBatch] | LateIdentity[EventBatch] | None,
+    ) -> None:
+        ambiguous = sum(
+            int(np.count_nonzero(how == How.AMBIGUOUS))
+            for how in (batch.source_how, batch.destination_how)
+            if how is not None
+        )
+        if ambiguous:
+            self._ambiguous += ambiguous
+            self._ledger.set_beside("ambiguous_ends", self._ambiguous)
+        if late is not None and late.unsettled:
+            self._ledger.set_beside("unsettled", late.unsettled)
 
 
 class LogsPipeline:
     """Events through `processors`, in order, into `buffer`."""
 
     def __init__(
-        self, name: str, processors: Sequence[EventsProcessor], buffer: EventBuffer
+        self,
+        name: str,
+        processors: Sequence[EventsProcessor],
+        buffer: EventBuffer,
+        *,
+        late: LateIdentity[EventBatch] | None = None,
     ) -> None:
         self.name = name
         self.buffer = buffer
         self.ledger = Ledger(name, "events")
         self._processors = tuple(processors)
+        self._late = late
+        self._tell = _IdentityAccounts(self.ledger)
 
     def push(self, batches: Iterable[EventBatch], observed_ns: int | None = None) -> None:
         """Takes in what receivers have collected; see `EventBuffer.append`."""
@@ -105,10 +146,33 @@ class LogsPipeline:
                 if processed is not None:
                     processed = processor.process_events(processed)
             left = len(processed) if processed is not None else 0
+            self.ledger.add(seen=max(came, left), filtered=max(came - left, 0), held=left)
+            if processed is not None and self._late is not None:
+                processed = self._late.pass_on(processed)
             if processed is not None:
-                self.buffer.append(processed, observed_ns)
-            self.ledger.add(seen=max(came, left), drained=left, filtered=max(came - left, 0))
+                self._append(processed, observed_ns)
 
-    def tick(self) -> None:
-        """Lets go of events that every reader has acknowledged."""
+    def tick(self, end_ns: int) -> None:
+        """Passes on what waited, if it may, and lets go of events that every reader has
+        acknowledged."""
+        if self._late is not None:
+            self._passed(self._late, self._late.release(end_ns))
         self.buffer.tidy()
+
+    def drain(self, end_ns: int) -> None:
+        """As `tick`, for the last time: nothing is held back any longer."""
+        if self._late is not None:
+            self._passed(self._late, self._late.release_all(end_ns))
+        self.buffer.tidy()
+
+    def _passed(self, late: LateIdentity[EventBatch], batches: Iterable[EventBatch]) -> None:
+        left = late.held
+        for batch in batches:
+            self._append(batch, None)
+            left -= len(batch)
+        self.ledger.add(filtered=left - late.held, held=late.held - left)
+
+    def _append(self, batch: EventBatch, observed_ns: int | None) -> None:
+        self.buffer.append(batch, observed_ns)
+        self.ledger.add(drained=len(batch), held=-len(batch))
+        self._tell.passed(batch, self._late)

@@ -1,66 +1,324 @@
 """`identity`: says of each end of each row who it is, by what identity extensions know.
 
 A local end is told by the interface or the network namespace it lives behind, since an address can
-be anybody's; only then by address, as remote ends are. An address tells only where the packet was
-seen in a namespace that is somebody's here (the node's own, a pod's): other containers may use the
-same addresses for others. Nothing known: UNKNOWN_ROW, never a guess.
+be anybody's; on the node's own network by who owns the socket; only then by address and time, as
+remote ends are. An address tells only where the packet was seen in a namespace that is somebody's
+here (the node's own, a pod's): other containers may use the same addresses for others. Nothing
+known, or two that may be meant: UNKNOWN_ROW, never a guess. The view of the Selection decides how
+much is told, and rows of pods that it does not observe are left out.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.component import Component, ComponentKind, Context, Settings
-from retina_otel.model.batches import UNKNOWN_ROW, EventBatch, MetricBatch, RawEnds
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.model.attributes import (
+    CLOUD_AVAILABILITY_ZONE,
+    EVENT_FIRST_SEEN,
+    FLOW_INTER_ZONE,
+    K8S_NODE_NAME,
+    NETWORK_TRANSPORT,
+    TCP_FLAG,
+)
+from retina_otel.model.batches import (
+    UNKNOWN_ROW,
+    Column,
+    EventBatch,
+    How,
+    MetricBatch,
+    RawEnds,
+)
+from retina_otel.model.namespaces import Tuples
+from retina_otel.model.protocols import TRANSPORTS
+from retina_otel.model.signals import Event, Metric
+from retina_otel.pipeline.claims import AMBIGUOUS
+from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.late import lives_here
+from retina_otel.pipeline.row_facts import RowFacts
+from retina_otel.pipeline.selection import View
 
-Rows = npt.NDArray[np.int32]
+_Rows = npt.NDArray[np.int32]
+_Hows = npt.NDArray[np.uint8]
+_Mask = npt.NDArray[np.bool_]
+_Times = npt.NDArray[np.int64]
+_Protocols = npt.NDArray[np.uint8]
 AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
+
+_TCP, _UDP = 6, 17
+_LOCALLY = (How.INTERFACE, How.NAMESPACE, How.SOCKET)
+_NUMBERS = {name: number for number, name in enumerate(TRANSPORTS)}
 
 
 class IdentitySettings(Settings):
     """There is nothing to set: what is put on points is the exporters' and pipelines' choice."""
 
 
+@dataclass(slots=True)
+class _End:
+    """One end of each row, and what is known of it so far."""
+
+    raw: RawEnds
+    rows: _Rows
+    how: _Hows
+
+    def at(self, kept: _Mask) -> _End:
+        return _End(self.raw.at(kept), self.rows[kept], self.how[kept])
+
+    @property
+    def local(self) -> _Mask:
+        return np.isin(self.how, _LOCALLY)
+
+
 class IdentityProcessor:
-    """Holds nothing but the table."""
+    """Its ledger has only what it leaves out."""
 
     def __init__(self, settings: IdentitySettings, context: Context) -> None:
+        self._context = context
         self._table = context.identity
+        self._selection = context.selection
+        self._selected = -1
+        self._observed = RowFacts(self._table, self._is_observed)
+        self._zones: dict[str, int] = {}
+        self._zone = RowFacts(self._table, self._zone_of)
+        self._own_netns = 0
+        with suppress(OSError):
+            self._own_netns = os.stat("/proc/thread-self/ns/net").st_ino
 
-    def process_metrics(self, batch: MetricBatch) -> MetricBatch:
-        return self._resolve(batch)
+    def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
+        return self._process(batch)
 
-    def process_events(self, batch: EventBatch) -> EventBatch:
-        return self._resolve(batch)
+    def process_events(self, batch: EventBatch) -> EventBatch | None:
+        return self._process(batch)
 
-    def _resolve(self, batch: AnyBatch) -> AnyBatch:
-        return replace(
-            batch,
-            source_rows=resolve(self._table, batch.source),
-            destination_rows=resolve(self._table, batch.destination),
+    def _process(self, batch: AnyBatch) -> AnyBatch | None:
+        ends = {
+            name: locally(self._table, raw)
+            for name, raw in (("source", batch.source), ("destination", batch.destination))
+            if raw is not None
+        }
+        own = int(self._table.resolve_netns(np.array([self._own_netns], np.uint32))[0])
+        for end in ends.values():
+            self._by_socket(batch, end, own)
+        kept = self._kept(ends)
+        if kept is not None:
+            left_out = len(kept) - int(np.count_nonzero(kept))
+            self._context.ledger.add(seen=left_out, filtered=left_out)
+            if left_out == len(kept):
+                return None
+            batch = batch.at(kept)
+            ends = {name: end.at(kept) for name, end in ends.items()}
+        if self._selection.view is View.NODE:
+            for end in ends.values():
+                here = end.local if not self._selection.everything else lives_here(end.raw)
+                end.rows[here], end.how[here] = own, How.INTERFACE
+        elif self._selection.view is View.REMOTE:
+            first_ns, last_ns = times(batch)
+            for end in ends.values():
+                by_address(self._table, end, first_ns, last_ns)
+                self._by_socket(batch, end, own)
+            self._behind_services(batch, ends, first_ns, last_ns)
+        return self._between_zones(_with(batch, ends))
+
+    def _by_socket(self, batch: AnyBatch, end: _End, own: int) -> None:
+        """Pods on the node's own network, by who has the socket."""
+        sockets = self._context.sockets
+        if sockets is None or own == UNKNOWN_ROW:
+            return
+        at_node = end.how != How.SOCKET
+        at_node &= self._is_own_node(end.rows, own)
+        asked = np.flatnonzero(at_node)
+        if not asked.size:
+            return
+        protocol = protocols(batch)[asked]
+        raw = end.raw
+        owners = sockets.owners(protocol, raw.hi[asked], raw.lo[asked], raw.port[asked])
+        for owner in np.unique(owners[owners >= 0]).tolist():
+            row = self._table.named(sockets.workloads[owner])
+            if row != UNKNOWN_ROW:
+                theirs = asked[owners == owner]
+                end.rows[theirs], end.how[theirs] = row, How.SOCKET
+
+    def _is_own_node(self, rows: _Rows, own: int) -> _Mask:
+        """Whether each row is this node, by whichever source."""
+        found: _Mask = rows == own
+        others = np.flatnonzero(~found & (self._table.kinds(rows) == EndpointKind.NODE.value))
+        if others.size:
+            name = self._table.attributes(own).get(K8S_NODE_NAME.name)
+            for row in np.unique(rows[others]).tolist():
+                if self._table.attributes(row).get(K8S_NODE_NAME.name) == name:
+                    found |= rows == row
+        return found
+
+    def _kept(self, ends: dict[str, _End]) -> _Mask | None:
+        """Rows that are not left out; None if that is all of them."""
+        if self._selection.everything:
+            return None
+        if self._selection.epoch != self._selected:
+            self._selected = self._selection.epoch
+            self._observed.forget()
+        none, some = np.True_, np.False_
+        for end in ends.values():
+            local_pod = end.local & (self._table.kinds(end.rows) == EndpointKind.POD.value)
+            observed = self._observed.of(end.rows) != 0
+            none = none & ~local_pod
+            some = some | (local_pod & observed)
+        kept: _Mask = np.asarray(none | some)
+        return None if kept.all() else kept
+
+    def _is_observed(self, endpoint: Endpoint) -> int:
+        return int(self._selection.observes(endpoint))
+
+    def _behind_services(
+        self, batch: AnyBatch, ends: dict[str, _End], first_ns: _Times, last_ns: _Times
+    ) -> None:
+        """Ends that are services become what answers behind them."""
+        translations = self._context.translations
+        if translations is None or len(ends) < 2:
+            return
+        protocol = protocols(batch)
+        for name, other in (("destination", "source"), ("source", "destination")):
+            end, client = ends[name], ends[other].raw
+            services = self._services(end, protocol)
+            asked = np.flatnonzero(services)
+            if not asked.size:
+                continue
+            to = end.raw.at(asked)
+            by = client.at(asked)
+            # What the service sends back belongs to the connection that the client opened.
+            hi, lo, _ = translations.backends(
+                Tuples(protocol[asked], by.hi, by.lo, by.port, to.hi, to.lo, to.port)
+            )
+            backends = self._table.resolve_address(hi, lo, first_ns[asked], last_ns[asked])
+            end.rows[asked] = self._table.combined(services[asked], backends)
+            end.how[asked[backends != UNKNOWN_ROW]] = How.BACKEND
+
+    def _services(self, end: _End, protocol: _Protocols) -> _Rows:
+        """The service that each end is, UNKNOWN_ROW for none."""
+        kinds = self._table.kinds(end.rows)
+        by_address = end.how == How.ADDRESS
+        services = np.where(
+            by_address & (kinds == EndpointKind.SERVICE.value), end.rows, np.int32(UNKNOWN_ROW)
         )
+        at_nodes = np.flatnonzero(by_address & (kinds == EndpointKind.NODE.value))
+        if at_nodes.size:
+            ports = end.raw.port[at_nodes]
+            services[at_nodes] = self._table.resolve_node_port(protocol[at_nodes], ports)
+        return services
+
+    def _between_zones(self, batch: AnyBatch) -> AnyBatch:
+        """Says whether the ends are in different zones, where both are known."""
+        if batch.source_rows is None or batch.destination_rows is None:
+            return batch
+        if not any(FLOW_INTER_ZONE in signal.attributes for signal in _signals(batch)):
+            return batch
+        source = self._zone.of(batch.source_rows)
+        destination = self._zone.of(batch.destination_rows)
+        if not self._zones:
+            return batch
+        known = (source >= 0) & (destination >= 0)
+        codes = np.where(known, source != destination, np.int32(-1)).astype(np.int32)
+        column = Column(codes, (False, True))
+        return replace(batch, own={**batch.own, FLOW_INTER_ZONE.name: column})
+
+    def _zone_of(self, endpoint: Endpoint) -> int:
+        zone = endpoint.attributes.get(CLOUD_AVAILABILITY_ZONE.name)
+        return -1 if zone is None else self._zones.setdefault(str(zone), len(self._zones))
 
 
-def resolve(table: EndpointTable, ends: RawEnds | None) -> Rows | None:
+def resolve(
+    table: EndpointTable,
+    ends: RawEnds | None,
+    first_ns: _Times | None = None,
+    last_ns: _Times | None = None,
+) -> _Rows | None:
     """The row of each end: by interface, else by namespace, else by address. The node's own
     namespace must be in the table, as NodeIdentity puts it there."""
     if ends is None:
         return None
-    rows = table.resolve_interface(ends.ifindex)
-    if ends.netns is not None:
-        open_ = rows == UNKNOWN_ROW
-        rows[open_] = table.resolve_netns(ends.netns[open_])
-    open_ = rows == UNKNOWN_ROW
-    if ends.seen_netns is not None:
-        open_ &= table.resolve_netns(ends.seen_netns) != UNKNOWN_ROW
-    if open_.any():
-        rows[open_] = table.resolve_address(ends.hi[open_], ends.lo[open_])
-    return rows
+    end = locally(table, ends)
+    by_address(table, end, first_ns, last_ns)
+    return end.rows
+
+
+def locally(table: EndpointTable, raw: RawEnds) -> _End:
+    """What interface and namespace tell."""
+    rows = table.resolve_interface(raw.ifindex)
+    how = np.where(rows != UNKNOWN_ROW, np.uint8(How.INTERFACE), np.uint8(How.UNKNOWN))
+    if raw.netns is not None:
+        open_ = np.flatnonzero((rows == UNKNOWN_ROW) & (raw.netns != 0))
+        if open_.size:
+            rows[open_] = found = table.resolve_netns(raw.netns[open_])
+            how[open_[found != UNKNOWN_ROW]] = How.NAMESPACE
+    return _End(raw, rows, how)
+
+
+def by_address(
+    table: EndpointTable, end: _End, first_ns: _Times | None, last_ns: _Times | None
+) -> None:
+    """What address and time tell of ends that are not known yet."""
+    raw = end.raw
+    open_ = end.rows == UNKNOWN_ROW
+    if raw.seen_netns is not None:
+        open_ &= table.resolve_netns(raw.seen_netns) != UNKNOWN_ROW
+    at = np.flatnonzero(open_)
+    if not at.size:
+        return
+    if at.size == len(open_):
+        found = table.locate(raw.hi, raw.lo, first_ns, last_ns)
+    else:
+        first = None if first_ns is None else first_ns[at]
+        last = None if last_ns is None else last_ns[at]
+        found = table.locate(raw.hi[at], raw.lo[at], first, last)
+    how = np.where(found > UNKNOWN_ROW, np.uint8(How.ADDRESS), np.uint8(How.NOBODY))
+    how[found == AMBIGUOUS] = How.AMBIGUOUS
+    end.how[at] = how
+    end.rows[at] = np.maximum(found, UNKNOWN_ROW)
+
+
+def times(batch: MetricBatch | EventBatch) -> tuple[_Times, _Times]:
+    """Wall time of the first and the last of what each row stands for."""
+    if isinstance(batch, EventBatch):
+        first = batch.own.get(EVENT_FIRST_SEEN.name)
+        return (first if isinstance(first, np.ndarray) else batch.time_ns), batch.time_ns
+    n_rows = len(batch)
+    first_ns, last_ns = batch.first_ns, batch.last_ns
+    if first_ns is None:
+        first_ns = np.full(n_rows, batch.window.start_ns, np.int64)
+    if last_ns is None:
+        last_ns = np.full(n_rows, batch.window.end_ns, np.int64)
+    return first_ns, last_ns
+
+
+def protocols(batch: MetricBatch | EventBatch) -> _Protocols:
+    """IP protocol number of each row, 0 where it is not known."""
+    column = batch.own.get(NETWORK_TRANSPORT.name)
+    if not isinstance(column, Column):
+        return np.full(len(batch), _TCP if TCP_FLAG.name in batch.own else 0, np.uint8)
+    numbers = np.array([*(_NUMBERS.get(str(value), 0) for value in column.values), 0], np.uint8)
+    return numbers[column.codes]
+
+
+def _signals(batch: MetricBatch | EventBatch) -> Iterable[Metric | Event]:
+    return (batch.event,) if isinstance(batch, EventBatch) else batch.values
+
+
+def _with(batch: AnyBatch, ends: dict[str, _End]) -> AnyBatch:
+    source, destination = ends.get("source"), ends.get("destination")
+    return replace(
+        batch,
+        source_rows=None if source is None else source.rows,
+        source_how=None if source is None else source.how,
+        destination_rows=None if destination is None else destination.rows,
+        destination_how=None if destination is None else destination.how,
+    )
 
 
 COMPONENT = Component(

@@ -179,7 +179,7 @@ def test_a_logs_pipeline_counts_what_its_processors_drop() -> None:
     report = pipeline.ledger.report()
     assert (report.seen, report.drained, report.filtered, report.difference) == (6, 4, 2, 0)
     reader.acknowledge(export)
-    pipeline.tick()
+    pipeline.tick(SECOND)
     assert len(buffer) == 0
 
 
