@@ -88,11 +88,11 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $_ := set $exporters "observe" dict -}}
 {{- $logsOut = append $logsOut "observe" -}}
 {{- end -}}
-{{- $kubernetes := dict "context" .Values.context "annotations_select" .Values.annotations -}}
+{{- $kubernetes := dict "context" .Values.context "observe_annotated" .Values.annotations -}}
 {{- if .Values.podLabels }}{{ $_ := set $kubernetes "labels" .Values.podLabels }}{{ end -}}
 {{- if .Values.podAnnotations }}{{ $_ := set $kubernetes "annotations" .Values.podAnnotations }}{{ end -}}
 {{- if .Values.identityService.enabled -}}
-{{- $service := dict "endpoint" (printf "%s.%s.svc:%v" (include "retina-otel.identityService" .) .Release.Namespace .Values.identityService.port) "ca_file" "/etc/retina-otel/identity/ca.crt" "token_file" "/var/run/secrets/retina-otel/identity/token" "fallback" .Values.identityService.fallback -}}
+{{- $service := dict "endpoint" (printf "%s.%s.svc:%v" (include "retina-otel.identityService" .) .Release.Namespace .Values.identityService.port) "ca_file" "/etc/retina-otel/identity/ca.crt" "token_file" "/var/run/secrets/retina-otel/identity/token" -}}
 {{- $_ := set $kubernetes "service" $service -}}
 {{- end -}}
 {{- $pipelines := dict -}}
