@@ -24,6 +24,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "observe": ("retina_otel.cli.observe", "Show flows and drops as agents see them."),
     "pods": ("retina_otel.cli.pods", "Tell what is known of an address or a pod, and how."),
     "demo": ("retina_otel.cli.demo", "Show it working in a small lab on this machine."),
+    "identity-service": (
+        "retina_otel.cli.identity_service",
+        "Watch the Kubernetes API once, for all agents.",
+    ),
     "schema": ("retina_otel.cli.schema", "Print the JSON Schema of the configuration."),
     "completion": ("retina_otel.cli.completion", "Print the completion script of a shell."),
     "version": ("retina_otel.cli.version", "Print the version."),

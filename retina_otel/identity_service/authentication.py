@@ -19,6 +19,7 @@ from enum import Enum
 from typing import Any
 
 from retina_otel.errors import RetinaError
+from retina_otel.identity_service.counters import Counters
 from retina_otel.kubernetes.access import Access, AccessError
 
 AUDIENCE = "retina-otel-identity"
@@ -75,6 +76,7 @@ class TokenReviewer:
         accounts: Collection[str],
         *,
         audience: str = AUDIENCE,
+        counters: Counters | None = None,
         keep_s: float = 60.0,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -82,6 +84,7 @@ class TokenReviewer:
         self._access = access
         self._accounts = frozenset(accounts)
         self._audience = audience
+        self._counters = counters or Counters()
         self._keep_s = keep_s
         self._now = now
         self._kept: dict[bytes, tuple[float, Peer]] = {}
@@ -118,6 +121,7 @@ class TokenReviewer:
             "kind": "TokenReview",
             "spec": {"token": token, "audiences": [self._audience]},
         }
+        self._counters.add("token_reviews_total")
         try:
             answer = self._access.post(_REVIEWS, review)
             status = answer["status"]

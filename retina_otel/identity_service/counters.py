@@ -54,6 +54,11 @@ class Counters:
     def value(self, family: str, label: str = "") -> int:
         return self._values[family, label]
 
+    def labels(self) -> list[tuple[str, str]]:
+        """Family and label of all that was counted."""
+        with self._lock:
+            return sorted(self._values)
+
     def render(self, gauges: Mapping[str, Callable[[], Mapping[str, float]]]) -> bytes:
         """Prometheus text; `gauges` gives values by label for families that are read on demand."""
         with self._lock:

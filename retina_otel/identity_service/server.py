@@ -89,6 +89,8 @@ class IdentityServer:
         self._end: asyncio.Event
         self._news: asyncio.Event
         self.port = 0
+        self.ticked = time.monotonic()
+        """When the event loop was last seen alive."""
 
     @property
     def streams(self) -> int:
@@ -162,6 +164,7 @@ class IdentityServer:
     async def _cut(self) -> None:
         while True:
             await asyncio.sleep(self._limits.batch_s)
+            self.ticked = time.monotonic()
             batch = self._store.cut()
             if batch is None:
                 continue
