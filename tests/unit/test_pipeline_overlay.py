@@ -83,6 +83,14 @@ class Scene:
 
     def __init__(self, temporality: Temporality = Temporality.CUMULATIVE, **settings: int) -> None:
         self.endpoints = EndpointTable()
+        self.run("web", "api")
+        self.accumulator = Accumulator(self.endpoints, AccumulatorSettings(**settings))
+        self.backend = Backend(self.accumulator, temporality)
+        self.seconds = 0
+        self.sent = 0
+
+    def run(self, *pods: str) -> None:
+        """These are the pods behind interfaces 1 and 2 from now on."""
         self.endpoints.update(
             Endpoint(
                 EndpointKind.POD,
@@ -90,27 +98,25 @@ class Scene:
                 {"k8s.pod.name": name, "k8s.namespace.name": "shop"},
                 interfaces=(number,),
             )
-            for number, name in enumerate(("web", "api"), start=1)
+            for number, name in enumerate(pods, start=1)
         )
-        self.accumulator = Accumulator(self.endpoints, AccumulatorSettings(**settings))
-        self.backend = Backend(self.accumulator, temporality)
-        self.seconds = 0
-        self.sent = 0
 
-    def tick(self, sent: int = 0, *, take: bool = True) -> None:
+    def tick(self, sent: int = 0, *, take: bool = True, back: bool = False) -> None:
+        """`back`: api answers as much."""
         rows = self.endpoints.resolve_interface(np.array([1, 2], np.uint32))
+        n = 2 if back else 1
         if sent:
             window = Window(T0 + self.seconds * SECOND, T0 + (self.seconds + 1) * SECOND)
             self.accumulator.add(
                 MetricBatch(
                     window,
-                    {IO: np.array([100 * sent]), PACKETS: np.array([sent])},
-                    {"direction": Column(np.zeros(1, np.int32), ["egress"])},
-                    source_rows=rows[:1],
-                    destination_rows=rows[1:],
+                    {IO: np.full(n, 100 * sent), PACKETS: np.full(n, sent)},
+                    {"direction": Column(np.zeros(n, np.int32), ["egress"])},
+                    source_rows=rows[:n],
+                    destination_rows=rows[::-1][:n],
                 )
             )
-            self.sent += sent
+            self.sent += n * sent
         self.seconds += 1
         self.accumulator.snapshot(T0 + self.seconds * SECOND)
         if take:
@@ -181,13 +187,18 @@ def test_a_metric_that_is_excluded_before_it_was_ever_reported_is_not() -> None:
 
 def test_overflow_of_an_excluded_metric_is_not_shown() -> None:
     scene = Scene(cardinality_limit=1)
-    scene.accumulator.lay_over(chosen(IO, *POD))
-    scene.tick(7)
+    scene.tick(7, back=True)
+    assert (("otel.metric.overflow", True),) in scene.backend.shown(IO)
     scene.accumulator.lay_over(Overlay(exclude=frozenset({IO.name, PACKETS.name})))
-    scene.tick(11)
-    scene.tick()
+    taken = scene.backend.sums.copy()
+    scene.tick(11, back=True)
+    scene.backend.live.clear()
     scene.tick()
     assert scene.backend.live == set()
+    assert scene.sums() == taken
+    scene.accumulator.lay_over(Overlay())
+    scene.tick(13, back=True)
+    assert scene.sums() == {"test.io": 1400 + 2600, "test.packets": 14 + 26}
 
 
 @pytest.mark.parametrize(
@@ -219,15 +230,13 @@ def test_the_same_overlay_again_changes_nothing() -> None:
 
 def test_changing_to_and_fro_keeps_no_sets_for_ever() -> None:
     scene = Scene()
-    for number in range(200):
-        scene.accumulator.lay_over(chosen(IO, "direction", f"source.k8s.{number}*", *POD))
-        scene.tick(1)
-    sizes = [len(scene.accumulator.sets)]
-    for number in range(200, 400):
-        scene.accumulator.lay_over(chosen(IO, "direction", f"source.k8s.{number}*", *POD))
+    sizes = []
+    for number in range(400):
+        scene.run(f"web{number}", f"api{number}")
+        scene.accumulator.lay_over(chosen(IO, f"source.k8s.{number}*", *POD))
         scene.tick(1)
         sizes.append(len(scene.accumulator.sets))
-    assert sizes[-1] == sizes[0]
+    assert sizes[399] == sizes[199]
     assert scene.sums() == {"test.io": 100 * scene.sent, "test.packets": scene.sent}
 
 
