@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup objects collector kernel-images check static unit test netns e2e kernels bench docs demo clean
+.PHONY: help setup objects collector kubernetes kernel-images check static unit test netns e2e cluster kernels bench docs demo lab clean
 
 PY := .venv/bin/python
 ROOT := $(if $(filter 0,$(shell id -u)),,tools/as-root)
@@ -31,6 +31,9 @@ objects: ## compile bpf/*.bpf.c into retina_otel/_bpf
 collector: setup ## build the OpenTelemetry Collector that the tests use (about 4 minutes, once)
 	@tools/build-collector >/dev/null
 
+kubernetes: setup ## build Kubernetes, etcd, CoreDNS, Helm for the tests (about 11 minutes, once)
+	@tools/build-kubernetes >/dev/null
+
 kernel-images: ## fetch the kernels that the tests boot (once)
 	@tools/setup --kernels
 	@tools/kernels fetch
@@ -46,7 +49,7 @@ unit: setup ## tests without root and without a kernel
 
 check: static unit ## format, lint, types, import contracts, unit tests
 
-test: static collector kernel-images ## all but bench: unit, contract, kernel, netns, e2e, kernels, docs
+test: static collector kubernetes kernel-images ## all but bench
 	@$(ROOT_PYTEST) tests --ignore=tests/bench $(STRICT) $(ARGS)
 
 netns: setup ## real traffic in network namespaces (root)
@@ -54,6 +57,9 @@ netns: setup ## real traffic in network namespaces (root)
 
 e2e: collector ## with the real Collector (root)
 	@$(ROOT_PYTEST) tests/e2e $(STRICT) $(ARGS)
+
+cluster: kubernetes ## on a real API server and a real node with real pods (root)
+	@$(ROOT_PYTEST) tests/cluster $(STRICT) $(ARGS)
 
 kernels: setup kernel-images ## boot other kernels and count there (root, under emulation)
 	@$(ROOT_PYTEST) tests/kernels -v $(STRICT) $(ARGS)
@@ -68,6 +74,9 @@ docs: setup ## write the generated reference pages, then test the documentation
 
 demo: setup ## the lab, the agent before it, and a live view of what it sees (root)
 	@$(ROOT) .venv/bin/retina-otel demo $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
+lab: kubernetes ## a real cluster with sample workloads, until Ctrl-C (root)
+	@$(ROOT) $(PY) -m retina_otel.testing.cluster $(ARGS)
 
 clean: ## what was built in this folder; not the caches outside it
 	rm -rf build .venv retina_otel/_bpf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -16,6 +16,8 @@ from retina_otel.testing.cluster.network import CONTROL, Network
 from retina_otel.testing.cluster.node import Node
 
 ADDONS = Path(__file__).with_name("addons.yaml")
+WORKLOADS = Path(__file__).with_name("workloads.yaml")
+"""One of each kind of workload, in the namespace shop; ClusterIP, NodePort and headless Services."""
 
 
 class Cluster(ControlPlane):
