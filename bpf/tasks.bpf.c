@@ -13,20 +13,16 @@
 #include <bpf/bpf_helpers.h>
 
 #include "rt_tasks.h"
+#include "rt_owners.bpf.h"
 
 char _license[] SEC("license") = "Dual BSD/GPL";
 
 #define RT_MAX_TASKS (1 << 22)
 #define RT_MAX_FDS (1 << 20)
 #define RT_MAX_NSIDS (1 << 16)
-#define RT_MAX_SUBSYSTEMS 16
-#define RT_PF_KTHREAD 0x00200000
 #define RT_S_IFMT 0170000
 #define RT_S_IFSOCK 0140000
 #define RT_SOCKFS_MAGIC 0x534f434b
-#define RT_AF_INET 2
-#define RT_AF_INET6 10
-#define RT_SOCK_RAW 3
 #define RT_XA_INTERNAL 2
 #define RT_XA_LEVELS 3
 
@@ -67,15 +63,6 @@ struct {
 	__type(value, struct rt_socket);
 } sockets SEC(".maps");
 
-/* Renamed to __parent in 6.15. */
-struct kernfs_node___old {
-	struct kernfs_node *parent;
-} __attribute__((preserve_access_index));
-
-struct kernfs_node___new {
-	struct kernfs_node *__parent;
-} __attribute__((preserve_access_index));
-
 struct rt_walk {
 	struct task_struct *first;
 	struct task_struct *task;
@@ -92,63 +79,10 @@ struct rt_ids {
 	void *head;
 };
 
-static __always_inline struct kernfs_node *rt_parent(struct kernfs_node *node)
-{
-	if (bpf_core_field_exists(struct kernfs_node___new, __parent))
-		return BPF_CORE_READ((struct kernfs_node___new *)node, __parent);
-	return BPF_CORE_READ((struct kernfs_node___old *)node, parent);
-}
-
-static __always_inline void rt_read_path(struct cgroup *cgroup, struct rt_cgroup_path *path)
-{
-	struct kernfs_node *node = BPF_CORE_READ(cgroup, kn);
-
-	for (int level = 0; level < RT_CGROUP_LEVELS; level++) {
-		struct kernfs_node *parent = node ? rt_parent(node) : NULL;
-
-		if (!parent)
-			return;
-		bpf_probe_read_kernel_str(path->names[level], RT_CGROUP_NAME,
-					  BPF_CORE_READ(node, name));
-		node = parent;
-	}
-}
-
-/* A controller is in one hierarchy; where that is version 1 the deepest cgroup tells most. */
-static __always_inline struct cgroup *rt_legacy(struct css_set *set, struct cgroup *unified)
-{
-	struct cgroup_root *unified_root = BPF_CORE_READ(unified, root);
-	__u32 count = bpf_core_field_size(set->subsys) / sizeof(void *);
-	struct cgroup *found = NULL;
-	int depth = 0;
-
-	for (__u32 at = 0; at < RT_MAX_SUBSYSTEMS && at < count; at++) {
-		struct cgroup_subsys_state *state = NULL;
-		struct cgroup *cgroup;
-		int level;
-
-		bpf_probe_read_kernel(&state, sizeof(state),
-				      (void *)set + bpf_core_field_offset(set->subsys) +
-					      at * sizeof(void *));
-		if (!state)
-			continue;
-		cgroup = BPF_CORE_READ(state, cgroup);
-		if (!cgroup || BPF_CORE_READ(cgroup, root) == unified_root)
-			continue;
-		level = BPF_CORE_READ(cgroup, level);
-		if (level > depth) {
-			depth = level;
-			found = cgroup;
-		}
-	}
-	return found;
-}
-
 static __always_inline void rt_keep_task(struct task_struct *task, struct css_set *set,
 					 __u32 netns)
 {
 	struct rt_task_key key = {.cgroups = (__u64)set, .netns = netns};
-	struct cgroup *unified, *legacy;
 	struct rt_task_row *row;
 
 	if (bpf_map_lookup_elem(&tasks, &key))
@@ -161,23 +95,16 @@ static __always_inline void rt_keep_task(struct task_struct *task, struct css_se
 	if (!row)
 		return;
 	row->pid = BPF_CORE_READ(task, tgid);
-	unified = BPF_CORE_READ(set, dfl_cgrp);
-	if (unified)
-		rt_read_path(unified, &row->unified);
-	legacy = rt_legacy(set, unified);
-	if (legacy)
-		rt_read_path(legacy, &row->legacy);
+	rt_read_paths(set, &row->paths);
 }
 
 static __always_inline void rt_keep_socket(struct sock *sk, __u64 cgroups)
 {
+	struct rt_end end = {};
 	struct rt_socket *found;
-	__u16 family = BPF_CORE_READ(sk, __sk_common.skc_family);
-	__u16 port = BPF_CORE_READ(sk, __sk_common.skc_num);
 	__u32 at = sockets_count;
 
-	if ((family != RT_AF_INET && family != RT_AF_INET6) || !port ||
-	    BPF_CORE_READ(sk, sk_type) == RT_SOCK_RAW)
+	if (rt_read_end(sk, &end))
 		return;
 	found = bpf_map_lookup_elem(&sockets, &at);
 	if (!found) {
@@ -186,19 +113,7 @@ static __always_inline void rt_keep_socket(struct sock *sk, __u64 cgroups)
 	}
 	sockets_count = at + 1;
 	found->cgroups = cgroups;
-	found->port = port;
-	found->protocol = BPF_CORE_READ(sk, sk_protocol);
-	found->only_ipv6 = 0;
-	if (family == RT_AF_INET) {
-		__u32 address = BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr);
-
-		__builtin_memset(found->address, 0, 10);
-		found->address[10] = found->address[11] = 0xff;
-		__builtin_memcpy(found->address + 12, &address, 4);
-	} else {
-		found->only_ipv6 = BPF_CORE_READ_BITFIELD_PROBED(sk, __sk_common.skc_ipv6only);
-		BPF_CORE_READ_INTO(&found->address, sk, __sk_common.skc_v6_rcv_saddr);
-	}
+	found->end = end;
 }
 
 static long rt_visit_file(__u32 index, void *context)

@@ -20,5 +20,6 @@ class NodeFacts:
         self.translations = NodeTranslations(monotonic_ns)
 
     def close(self) -> None:
+        self.sockets.close()
         self._looks.close()
         self.translations.close()

@@ -26,7 +26,7 @@ class Looks:
         except RetinaError as error:
             # A program that was refused will be again; a look may fail for want of memory.
             self._refused = self._walk is None
-            self.unavailable = f"the node's processes can't be looked at: {_in_one_line(error)}"
+            self.unavailable = f"the node's processes can't be looked at: {in_one_line(error)}"
             return None
         self.unavailable = ""
         return look
@@ -37,5 +37,6 @@ class Looks:
             self._walk = None
 
 
-def _in_one_line(error: RetinaError) -> str:
+def in_one_line(error: RetinaError) -> str:
+    """Without the verifier's log."""
     return RetinaError.__str__(error) if isinstance(error, LoadError) else str(error)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.node.looks import Looks
-from retina_otel.node.tasks import Group, Sockets
+from retina_otel.errors import KernelError
+from retina_otel.node.ends import LocalEnds
+from retina_otel.node.looks import Looks, in_one_line
+from retina_otel.node.released import ReleasedSockets
 
 FRESH_NS = 500_000_000
 """A look that is not older is not repeated: those who ask in one tick get the same."""
@@ -56,6 +58,8 @@ class NodeSockets:
         self._looks = looks
         self._monotonic_ns = monotonic_ns
         self._looked_ns: int | None = None
+        self._released: ReleasedSockets | None = None
+        self._blind = ""
         self._owners: dict[str, int] = {}
         self._workloads: list[frozenset[str]] = []
         none = np.zeros(0, np.uint64)
@@ -72,7 +76,12 @@ class NodeSockets:
 
     @property
     def unavailable(self) -> str:
-        return self._looks.unavailable
+        return self._looks.unavailable or self._blind
+
+    def close(self) -> None:
+        if self._released is not None:
+            self._released.close()
+            self._released = None
 
     def owners(
         self,
@@ -101,23 +110,40 @@ class NodeSockets:
             return
         self._looked_ns = now_ns
         self.lost += look.lost
-        new = _ends(look.sockets, np.array([self._owner(one) for one in look.groups]), now_ns)
-        old = self._held.take(self._held.seen_ns >= now_ns - REMEMBERED_NS)
-        self._held = _newest(_joined(old, new))
+        seen = [_ends(look.sockets, self._indices([g.workloads for g in look.groups]), now_ns)]
+        released = self._take_released()
+        if released is not None:
+            sockets, names = released
+            seen.append(_ends(sockets, self._indices(names), now_ns))
+        remembered = self._held.take(self._held.seen_ns >= now_ns - REMEMBERED_NS)
+        self._held = _newest(_joined(remembered, *seen))
         self._ends = _judged(self._held)
         hashes = _mix(self._ends.hi, self._ends.lo, self._ends.rest)
         order = np.argsort(hashes)
         self._hashes, self._ends = hashes[order], self._ends.take(order)
 
-    def _owner(self, group: Group) -> int:
-        """All containers of a pod are one owner."""
-        if not group.workloads:
-            return _NOBODY
-        index = self._owners.setdefault(group.workloads[0], len(self._workloads))
-        if index == len(self._workloads):
-            self._workloads.append(frozenset())
-        self._workloads[index] |= frozenset(group.workloads)
-        return index
+    def _take_released(self) -> tuple[LocalEnds, list[tuple[str, ...]]] | None:
+        try:
+            if self._released is None and not self._blind:
+                self._released = ReleasedSockets()
+            return self._released.take() if self._released is not None else None
+        except KernelError as error:
+            self._blind = (
+                f"sockets that are closed within a tick are not seen: {in_one_line(error)}"
+            )
+            return None
+
+    def _indices(self, names: Sequence[tuple[str, ...]]) -> npt.NDArray[np.int64]:
+        """Owners by their workloads. All containers of a pod are one."""
+        indices = np.full(len(names), _NOBODY, np.int64)
+        for place, workloads in enumerate(names):
+            if workloads:
+                index = self._owners.setdefault(workloads[0], len(self._workloads))
+                if index == len(self._workloads):
+                    self._workloads.append(frozenset())
+                self._workloads[index] |= frozenset(workloads)
+                indices[place] = index
+        return indices
 
     def _find(self, hi: _U64, lo: _U64, rest: _U64) -> npt.NDArray[np.int64]:
         """The owner of each end, or one of the marks above."""
@@ -133,22 +159,20 @@ def _rest(protocol: _U64, port: npt.NDArray[np.uint16]) -> _U64:
     return protocol << np.uint64(16) | port.astype(np.uint64)
 
 
-def _ends(sockets: Sockets, owner_of_group: npt.NDArray[np.int64], now_ns: int) -> _Held:
+def _ends(sockets: LocalEnds, indices: npt.NDArray[np.int64], now_ns: int) -> _Held:
     """The local ends of sockets; one that takes both families has two."""
     protocol = np.where(sockets.protocol == _MPTCP, _TCP, sockets.protocol).astype(np.uint64)
-    owner = owner_of_group[sockets.group].astype(np.int64)
     seen_ns = np.full(len(sockets), now_ns, np.int64)
-    held = _Held(sockets.hi, sockets.lo, _rest(protocol, sockets.port), owner, seen_ns)
+    held = _Held(
+        sockets.hi, sockets.lo, _rest(protocol, sockets.port), indices[sockets.owner], seen_ns
+    )
     both = held.take((sockets.hi == 0) & (sockets.lo == _ANY_IPV6) & ~sockets.only_ipv6)
     return _joined(held, replace(both, lo=np.full_like(both.lo, _ANY_IPV4)))
 
 
-def _joined(first: _Held, second: _Held) -> _Held:
+def _joined(*parts: _Held) -> _Held:
     return _Held(
-        *(
-            np.concatenate([getattr(first, field.name), getattr(second, field.name)])
-            for field in fields(_Held)
-        )
+        *(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_Held))
     )
 
 

@@ -16,6 +16,7 @@ from retina_otel.kernel import testrun
 from retina_otel.kernel.maps import HashMap, Variables, mmap_array
 from retina_otel.loaders import core, objects
 from retina_otel.node import workloads
+from retina_otel.node.ends import LocalEnds, local_ends
 
 Array = npt.NDArray[Any]
 
@@ -30,24 +31,6 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Sockets:
-    """n TCP, UDP and SCTP sockets of our own namespace, each held by a process in it. One that two
-    processes hold, or a process twice, is there twice."""
-
-    protocol: npt.NDArray[np.uint16]
-    """As the kernel has it: MPTCP is 262."""
-    hi: npt.NDArray[np.uint64]
-    lo: npt.NDArray[np.uint64]
-    port: npt.NDArray[np.uint16]
-    only_ipv6: npt.NDArray[np.bool_]
-    group: npt.NDArray[np.intp]
-    """Index of its holder in `Look.groups`."""
-
-    def __len__(self) -> int:
-        return len(self.protocol)
-
-
-@dataclass(frozen=True, slots=True)
 class Look:
     """What there was at one moment."""
 
@@ -56,7 +39,8 @@ class Look:
     groups: tuple[Group, ...]
     nsids: dict[int, int]
     """nsid by inode: the namespaces that ours has a number for, with processes or without."""
-    sockets: Sockets
+    sockets: LocalEnds
+    """Those that a process of our own namespace holds; `owner` is its place in `groups`."""
     lost: int
     """Groups and sockets for which there was no room."""
 
@@ -94,25 +78,20 @@ class TaskWalk:
         testrun.run(self._program)
         keys, rows = self._tasks.drain()
         groups = tuple(
-            Group(netns, workloads.of_task(unified, legacy))
-            for netns, unified, legacy in zip(
-                keys["netns"].tolist(),
-                rows["unified"]["names"].tolist(),
-                rows["legacy"]["names"].tolist(),
-                strict=True,
-            )
+            Group(netns, workloads.of_paths(paths))
+            for netns, paths in zip(keys["netns"].tolist(), rows["paths"], strict=True)
         )
         nsids = self._nsids[: int(variables.nsids_count)]
         return Look(
             own_netns=int(variables.own_netns),
             groups=groups,
             nsids=dict(zip(nsids["netns"].tolist(), nsids["nsid"].tolist(), strict=True)),
-            sockets=self._columns(keys, int(variables.own_netns)),
+            sockets=self._local_ends(keys, int(variables.own_netns)),
             lost=int(variables.tasks_lost) + int(variables.sockets_lost),
         )
 
-    def _columns(self, keys: Array, own_netns: int) -> Sockets:
-        rows = self._sockets[: int(self._variables.sockets_count)].copy()
+    def _local_ends(self, keys: Array, own_netns: int) -> LocalEnds:
+        rows = self._sockets[: int(self._variables.sockets_count)]
         own = np.flatnonzero(keys["netns"] == own_netns)
         own = own[np.argsort(keys["cgroups"][own])]
         known = keys["cgroups"][own]
@@ -120,13 +99,4 @@ class TaskWalk:
         # Without a group: there was no room for it.
         found = place < len(known)
         found[found] = known[place[found]] == rows["cgroups"][found]
-        rows, place = rows[found], place[found]
-        halves = np.ascontiguousarray(rows["address"]).view(">u8").astype(np.uint64)
-        return Sockets(
-            protocol=rows["protocol"],
-            hi=halves[:, 0],
-            lo=halves[:, 1],
-            port=rows["port"],
-            only_ipv6=rows["only_ipv6"] != 0,
-            group=own[place],
-        )
+        return local_ends(rows["end"][found], own[place[found]])

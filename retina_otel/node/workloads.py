@@ -8,8 +8,8 @@ A cgroup of a pod is named after the pod's UID, and in it stand those of its con
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 _POD = re.compile(
     rb"(?:^|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
@@ -38,10 +38,13 @@ def of_cgroup(names: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple(reversed(containers))
 
 
-def of_task(unified: Sequence[bytes], legacy: Sequence[bytes]) -> tuple[str, ...]:
-    """The workloads of a process by its paths in version 2 and in version 1, which may know less:
-    the first of them is the one that tells owners apart."""
-    found = of_cgroup(tuple(filter(None, unified))), of_cgroup(tuple(filter(None, legacy)))
+def of_paths(paths: Any) -> tuple[str, ...]:
+    """The workloads of a process by its paths in version 2 and in version 1, which may know less
+    (a record `struct rt_cgroup_paths`): the first of them is the one that tells owners apart."""
+    found = [
+        of_cgroup(tuple(filter(None, paths[version]["names"].tolist())))
+        for version in ("unified", "legacy")
+    ]
     # A UID is shorter than an id of a container: whichever hierarchy has the pod comes first.
     first, second = sorted(found, key=lambda names: len(names[0]) if names else 1 << 16)
     return tuple(dict.fromkeys(first + second))

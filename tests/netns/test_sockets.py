@@ -174,11 +174,54 @@ def test_a_closed_socket_still_answers_for_a_while(world):
     assert world.owners((UDP, NODE4, 53)) == [a]
     process.kill()
     process.wait()
-
-    world.now_ns += REMEMBERED_NS - 2_000_000_000
     assert world.owners((UDP, NODE4, 53)) == [a]
-    world.now_ns += 1_000_000_000
+
+    world.now_ns += REMEMBERED_NS - 1_000_000_000
+    assert world.owners((UDP, NODE4, 53)) == [a]
     assert world.owners((UDP, NODE4, 53)) == [""]
+
+
+BRIEF = """
+import json, socket, sys
+address, first, count = sys.argv[1:]
+for port in range(int(first), int(first) + int(count)):
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as one:
+            one.bind((address, port))
+            # The datagram goes nowhere; the connection is refused.
+            try:
+                one.connect((address, 9))
+            except ConnectionRefusedError:
+                pass
+print("done")
+"""
+
+
+@pytest.mark.kernels
+def test_sockets_that_came_and_went_between_two_looks_are_known(world):
+    """Also when their process is gone, and its cgroup with it."""
+    (a, in_a), (b, in_b) = world.pod(), world.pod()
+    ends = [(kind, NODE4, port) for port in range(20000, 20100) for kind in (UDP, TCP)]
+    ends6 = [(kind, NODE6, port) for port in range(20050, 20150) for kind in (UDP, TCP)]
+    assert world.owners(*ends, *ends6) == [""] * 400
+    for group, address, first in ((in_a, NODE4, 20000), (in_b, NODE6, 20050), (None, NODE4, 30000)):
+        argv = [sys.executable, "-c", BRIEF, address, str(first), "100"]
+        process, said = cgroups.start(world.lab.node, group, argv)
+        assert said == "done"
+        process.wait()
+    in_a.rmdir()
+
+    assert world.owners(*ends, *ends6, (TCP, NODE4, 30000)) == [a] * 200 + [b] * 200 + [""]
+
+
+def test_a_port_that_two_owners_had_one_after_the_other_is_nobodys(world):
+    (_, in_a), (_, in_b) = world.pod(), world.pod()
+    assert world.owners((UDP, NODE4, 20000)) == [""]
+    for group in (in_a, in_b):
+        argv = [sys.executable, "-c", BRIEF, NODE4, "20000", "1"]
+        cgroups.start(world.lab.node, group, argv)[0].wait()
+
+    assert world.owners((UDP, NODE4, 20000)) == [""]
 
 
 def test_a_port_that_goes_to_another_owner_is_nobodys_until_the_first_is_forgotten(world):

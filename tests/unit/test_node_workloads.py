@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from retina_otel.node.workloads import of_cgroup, of_task
+from retina_otel.node.workloads import of_cgroup, of_paths
 
 UID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
 STATIC = "0123456789abcdef0123456789abcdef"
@@ -42,11 +43,18 @@ def test_a_cgroup_tells_its_pod_and_containers(path, expected):
     assert of_cgroup(names) == expected
 
 
+def paths(unified: list[bytes], legacy: list[bytes]) -> np.void:
+    record = np.zeros(1, [(name, [("names", "S96", 6)]) for name in ("unified", "legacy")])
+    for name, given in (("unified", unified), ("legacy", legacy)):
+        record[name]["names"][0, : len(given)] = given
+    return record[0]
+
+
 def test_the_hierarchy_that_has_the_pod_comes_first():
     pod = [f"pod{UID}".encode(), b"kubepods"]
     container = [A.encode(), b"k8s.io"]
-    assert of_task(pod, container) == (UID, A)
-    assert of_task(container, pod) == (UID, A)
-    assert of_task([], pod) == (UID,)
-    assert of_task(container, []) == (A,)
-    assert of_task([b"", b""], []) == ()
+    assert of_paths(paths(pod, container)) == (UID, A)
+    assert of_paths(paths(container, pod)) == (UID, A)
+    assert of_paths(paths([], pod)) == (UID,)
+    assert of_paths(paths(container, [])) == (A,)
+    assert of_paths(paths([], [])) == ()
