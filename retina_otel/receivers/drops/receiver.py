@@ -85,6 +85,7 @@ class DropsReceiver:
             return Collected()
         keys, rows = drops.keys, drops.rows
         symbols = self._symbol_column(keys["location"])
+        to_wall = self._context.clock.offset_ns()
         metrics = MetricBatch(
             window=window,
             values={
@@ -94,6 +95,8 @@ class DropsReceiver:
             own=self._own(keys, symbols),
             source=self._ends(keys, "s"),
             destination=self._ends(keys, "d"),
+            first_ns=rows["first"].astype(np.int64) + to_wall,
+            last_ns=rows["last"].astype(np.int64) + to_wall,
         )
         events = [self._events(window, keys, rows)] if self._settings.events else []
         return Collected(metrics=[metrics], events=events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -37,8 +38,11 @@ def batches(
     uplinks: npt.NDArray[np.uint32],
     names: Mapping[int, str],
     openers: TupleMemory | None,
+    *,
+    times: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]] | None = None,
 ) -> list[MetricBatch]:
-    """Metric batches of n rows. `uplinks` are ifindexes; `names` those of all interfaces."""
+    """Metric batches of n rows. `uplinks` are ifindexes; `names` those of all interfaces; `times`
+    those of each row's first and last packet, the window's if they are not told."""
     if len(rows) == 0:
         return []
     at_egress_hook = rows.at_egress_hook
@@ -64,20 +68,21 @@ def batches(
     }
     if openers is not None:
         own[FLOW_INITIATOR.name] = Column(_initiators(rows, openers).astype(np.int32), _INITIATORS)
+    first_ns, last_ns = (None, None) if times is None else times
     volumes = MetricBatch(
-        window, {FLOW_IO: rows.bytes, FLOW_PACKETS: rows.packets}, own, source, destination
+        window,
+        {FLOW_IO: rows.bytes, FLOW_PACKETS: rows.packets},
+        own,
+        source,
+        destination,
+        first_ns=first_ns,
+        last_ns=last_ns,
     )
-    flags = _flags(rows, window, own, source, destination)
+    flags = _flags(rows, volumes)
     return [volumes] if flags is None else [volumes, flags]
 
 
-def _flags(
-    rows: FlowRows,
-    window: Window,
-    own: Mapping[str, Column],
-    source: RawEnds,
-    destination: RawEnds,
-) -> MetricBatch | None:
+def _flags(rows: FlowRows, volumes: MetricBatch) -> MetricBatch | None:
     """One row for each flow and flag that occurred."""
     counts = rows.flags.astype(np.int64)
     # Fragments but the first carry no TCP header: their ports are 0 and their flags unknown.
@@ -89,22 +94,10 @@ def _flags(
     if len(row) == 0:
         return None
 
-    def ends(raw: RawEnds) -> RawEnds:
-        return RawEnds(raw.hi[row], raw.lo[row], raw.port[row], raw.ifindex[row])
-
-    columns = {
-        name: Column(column.codes[row], column.values)
-        for name, column in own.items()
-        if name != NETWORK_TRANSPORT.name
-    }
-    columns[TCP_FLAG.name] = Column(flag.astype(np.int32), _FLAG_NAMES[:N_FLAGS])
-    return MetricBatch(
-        window,
-        {TCP_FLAG_PACKETS: counts[row, flag]},
-        columns,
-        ends(source),
-        ends(destination),
-    )
+    flows = volumes.at(row)
+    own = {name: column for name, column in flows.own.items() if name != NETWORK_TRANSPORT.name}
+    own[TCP_FLAG.name] = Column(flag.astype(np.int32), _FLAG_NAMES[:N_FLAGS])
+    return replace(flows, values={TCP_FLAG_PACKETS: counts[row, flag]}, own=own)
 
 
 def _names(ifindexes: npt.NDArray[np.uint32], names: Mapping[int, str]) -> Column:

@@ -8,14 +8,12 @@ those of a flow add up to what the metrics counted.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.component import Clock
-from retina_otel.errors import KernelError
-from retina_otel.kernel.jiffies import Anchor, JiffiesClock
+from retina_otel.kernel.jiffies import Anchor
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
 from retina_otel.model.protocols import NETWORK_TYPES, TRANSPORTS
@@ -28,6 +26,7 @@ from retina_otel.receivers.flows.live import (
     flow_hash,
 )
 from retina_otel.receivers.flows.rows import NO_ACK, SYN, SYN_ACK, FlowRows
+from retina_otel.receivers.flows.stamps import Stamps
 from retina_otel.receivers.flows.tuples import Side
 
 _TCP = 6
@@ -49,13 +48,12 @@ _BODY = (
 class FlowEvents:
     """Used by the tick thread only."""
 
-    def __init__(self, clock: Clock, ends: tuple[int, float] | None) -> None:
+    def __init__(self, clock: Clock, stamps: Stamps, ends: tuple[int, float] | None) -> None:
         """`ends`: events when flows end, of at most so many that live, idle for so many seconds;
-        None: events of each interval. Raises KernelError."""
+        None: events of each interval."""
         self._clock = clock
         self._live = LiveFlows(ends[0], int(ends[1] * 1e9)) if ends else None
-        self._jiffies = JiffiesClock()
-        self._anchor = self._jiffies.anchor()
+        self._stamps = stamps
 
     def collect(
         self,
@@ -66,10 +64,8 @@ class FlowEvents:
     ) -> list[EventBatch]:
         """Events of a generation. `volumes` is the batch of packets and bytes made of `rows`, None
         for no rows; `names` are those of interfaces by ifindex."""
-        # An older anchor is nearly as good; an error here would lose what is drained already.
-        with suppress(KernelError):
-            self._anchor = self._jiffies.anchor()
-        flows = np.empty(0, FLOW) if volumes is None else flows_of(rows, volumes, self._anchor)
+        anchor = self._stamps.anchor
+        flows = np.empty(0, FLOW) if volumes is None else flows_of(rows, volumes, anchor)
         if self._live is None:
             return self._batches(flows, None, window, names)
         ended, reasons = self._live.update(flows, self._clock.monotonic_ns())
@@ -81,9 +77,6 @@ class FlowEvents:
             return []
         ended, reasons = self._live.finish()
         return self._batches(ended, reasons, window, names)
-
-    def close(self) -> None:
-        self._jiffies.close()
 
     def _batches(
         self,

@@ -19,6 +19,7 @@ from retina_otel.receivers.flows.events import FlowEvents
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
 from retina_otel.receivers.flows.rows import FlowRows
 from retina_otel.receivers.flows.settings import FlowsSettings
+from retina_otel.receivers.flows.stamps import Stamps
 from retina_otel.receivers.flows.tables import FlowTables, LedgerCounts
 from retina_otel.receivers.flows.tuples import TupleMemory
 
@@ -37,6 +38,7 @@ class FlowsReceiver:
         self._halves = halves(())
         self._openers = TupleMemory(2 * settings.max_flows) if settings.initiator else None
         self._events: FlowEvents | None = None
+        self._stamps: Stamps | None = None
 
     def start(self) -> None:
         settings, context = self._settings, self._context
@@ -47,9 +49,12 @@ class FlowsReceiver:
             ring_bytes=settings.ring_bytes,
             shared_cpus=_preemptible_softirqs(),
         )
+        self._stamps = Stamps(context.clock)
         if settings.events != "off":
             limits = (settings.max_flows, settings.idle_timeout)
-            self._events = FlowEvents(context.clock, limits if settings.events == "end" else None)
+            self._events = FlowEvents(
+                context.clock, self._stamps, limits if settings.events == "end" else None
+            )
         interfaces = settings.interfaces
         self._attachments = Attachments(
             self._tables.programs,
@@ -112,8 +117,15 @@ class FlowsReceiver:
 
     def _report(self, rows: FlowRows, window: Window) -> Collected:
         attachments = self._started()[1]
+        assert self._stamps is not None
+        self._stamps.refresh()
         batches = columns.batches(
-            rows, window, attachments.uplink_array(), attachments.names, self._openers
+            rows,
+            window,
+            attachments.uplink_array(),
+            attachments.names,
+            self._openers,
+            times=self._stamps.wall(rows, window),
         )
         if self._events is None:
             return Collected(metrics=batches)
@@ -132,9 +144,10 @@ class FlowsReceiver:
             self._context.interfaces.unsubscribe(self._attachments.on_change)
             self._attachments.close()
             self._attachments = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        self._events = None
+        if self._stamps is not None:
+            self._stamps.close()
+            self._stamps = None
         if self._tables is not None:
             self._tables.close()
             self._tables = None
