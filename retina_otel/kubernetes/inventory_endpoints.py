@@ -33,6 +33,8 @@ API_SERVER_KEY = "service:default/kubernetes"
 REGION_LABELS = ("topology.kubernetes.io/region", "failure-domain.beta.kubernetes.io/region")
 ZONE_LABELS = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 
+_PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
+
 Attributes = Mapping[str, AttributeValue]
 NOTHING: Attributes = MappingProxyType({})
 
@@ -146,6 +148,11 @@ def service_endpoint(service: Service) -> Endpoint:
         service.meta.uid,
         _service_attributes(service.meta.namespace, service.meta.name),
         addresses=tuple(dict.fromkeys(service.cluster_addresses + service.external_addresses)),
+        node_ports=tuple(
+            number << 16 | port.node_port
+            for port in service.ports
+            if port.node_port and (number := _PROTOCOLS.get(port.protocol)) is not None
+        ),
     )
 
 

@@ -76,6 +76,8 @@ class Flows:
         self.flags: Counter[tuple[str, str, str]] = Counter()
         """By (interface, direction, flag)."""
         self.initiators: dict[Flow, str] = {}
+        self.seen: dict[Flow, tuple[int, int]] = {}
+        """Wall time of the first and the last packet."""
         self.events: list[EventBatch] = []
         self.collections = 0
 
@@ -166,6 +168,10 @@ class Flows:
             )
             self.packets[flow] += int(packets[i])
             self.bytes[flow] += int(octets[i])
+            if batch.first_ns is not None and batch.last_ns is not None:
+                first, last = self.seen.get(flow, (2**63, 0))
+                times = int(batch.first_ns[i]), int(batch.last_ns[i])
+                self.seen[flow] = min(first, times[0]), max(last, times[1])
             if "retina.flow.initiator" in columns:
                 self.initiators[flow] = columns["retina.flow.initiator"][i]
 

@@ -108,6 +108,10 @@ def test_a_tcp_connection_has_one_end_event_for_each_interface_and_direction(
         assert (event.packets, event.bytes) == (tally.packets, tally.bytes)
         assert (flows.packets[flow], flows.bytes[flow]) == (tally.packets, tally.bytes)
         assert begun_ns - STAMP_NS <= event.first <= event.last <= ended_ns
+        first, last = flows.seen[flow]
+        # The row's times hold the flow's between them, since stamps lag.
+        assert first == pytest.approx(event.first, abs=STAMP_NS)
+        assert event.last <= last <= event.last + STAMP_NS
         to_server = flow.destination_port == 8080
         assert event.values == {
             "network.type": f"ipv{family}",
