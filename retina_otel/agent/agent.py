@@ -70,6 +70,7 @@ class Agent:
         self._board = StatusBoard()
         self._graph: Graph | None = None
         self._monitor: InterfaceMonitor | None = None
+        self._node: NodeIdentity | None = None
         self._facts = NodeFacts(self._clock.monotonic_ns)
         self._started_ns = self._clock.monotonic_ns()
         self._last_tick_ns = self._started_ns
@@ -200,8 +201,8 @@ class Agent:
         )
         configuration = self._configuration
         resource = self._base(configuration)
-        node = NodeIdentity(self._node_context(graph, resource))
-        node.start()
+        self._node = NodeIdentity(self._node_context(graph, resource))
+        self._node.start()
         if disabled(self._environment):
             logger.warning("OTEL_SDK_DISABLED is true: nothing is collected and nothing is sent")
         self._graph = graph
@@ -355,14 +356,17 @@ class Agent:
             return
         self._tick()
         try:
+            resource = self._resource(configuration)
             self._graph.apply(
                 self._audible(configuration),
-                self._resource(configuration),
+                resource,
                 base=self._base(configuration),
             )
         except Exception as error:
             self.refuse_reload(error)
             return
+        if self._node is not None:
+            self._node.learn(resource)
         self._configuration = configuration
         if asked is None:
             logger.info("more is known of this node: the resource of what is sent has changed")

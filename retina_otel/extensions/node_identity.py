@@ -9,10 +9,16 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from retina_otel.component import Context
-from retina_otel.model.attributes import K8S_NODE_NAME, K8S_NODE_UID, K8S_RESOURCE_TYPE
+from retina_otel.model.attributes import (
+    CLOUD_AVAILABILITY_ZONE,
+    CLOUD_REGION,
+    K8S_NODE_NAME,
+    K8S_NODE_UID,
+    K8S_RESOURCE_TYPE,
+)
 from retina_otel.model.batches import AttributeValue
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
@@ -54,15 +60,20 @@ def node_key(name: str, uid: str = "") -> str:
 
 
 def local_node(
-    name: str, uid: str, interfaces: Iterable[Interface], addresses: Iterable[str] = ()
+    name: str,
+    uid: str,
+    interfaces: Iterable[Interface],
+    addresses: Iterable[str] = (),
+    place: Mapping[str, AttributeValue] | None = None,
 ) -> Endpoint:
-    """The node that owns this network namespace, of whose `interfaces` some may be pods'."""
+    """The node that owns this network namespace, of whose `interfaces` some may be pods'. `place`
+    are attributes beside its name."""
     own = [interface for interface in interfaces if belongs_to_node(interface)]
     found = [address for interface in own for address in interface.addresses]
     return Endpoint(
         kind=EndpointKind.NODE,
         key=node_key(name, uid),
-        attributes=node_attributes(name, uid),
+        attributes={**node_attributes(name, uid), **(place or {})},
         addresses=routable([*found, *addresses]),
         interfaces=tuple(interface.ifindex for interface in own),
         netns=(os.stat("/proc/thread-self/ns/net").st_ino,),
@@ -74,6 +85,7 @@ class NodeIdentity:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._resource: Mapping[str, AttributeValue] = context.resource
         self._interfaces: dict[int, Interface] = {}
         self._started = False
         self._published: Endpoint | None = None
@@ -88,6 +100,12 @@ class NodeIdentity:
         self._context.interfaces.unsubscribe(self._changed)
         self._started = False
 
+    def learn(self, resource: Mapping[str, AttributeValue]) -> None:
+        """What the agent's resource has become: more may be known of the node."""
+        self._resource = resource
+        if self._started:
+            self._publish()
+
     def _changed(self, change: Change) -> None:
         interface = change.interface
         if change.kind is not ChangeKind.REMOVED and belongs_to_node(interface):
@@ -98,12 +116,17 @@ class NodeIdentity:
             self._publish()
 
     def _publish(self) -> None:
-        resource = self._context.resource
+        resource = self._resource
         name = str(
             resource.get(K8S_NODE_NAME.name) or resource.get("host.name") or socket.gethostname()
         )
         uid = str(resource.get(K8S_NODE_UID.name, ""))
-        endpoint = local_node(name, uid, self._interfaces.values())
+        place = {
+            attribute.name: resource[attribute.name]
+            for attribute in (CLOUD_REGION, CLOUD_AVAILABILITY_ZONE)
+            if attribute.name in resource
+        }
+        endpoint = local_node(name, uid, self._interfaces.values(), place=place)
         if endpoint != self._published:
             self._published = endpoint
             self._context.identity.update([endpoint, WORLD], source=SOURCE)

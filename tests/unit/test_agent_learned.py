@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from retina_otel.agent.agent import Agent
@@ -142,3 +144,20 @@ def test_extension_that_fails_at_a_tick_is_degraded_and_nothing_else_is(world: W
     until(lambda: status_of(world.agent, "learner").failures > 1, "failures")
     assert status_of(world.agent, "learner").reason == "ValueError: boom"
     assert status_of(world.agent, "red").failures == 0
+
+
+def test_the_nodes_own_row_says_what_was_learned(world: World) -> None:
+    graph = world.agent._graph
+    assert graph is not None
+    table = graph.endpoints
+    learned = {"k8s.node.uid": "n-1", "cloud.availability_zone": "z1", "host.type": "big"}
+    world.made[0].context.learned(learned)
+    until(lambda: world.parts.story.lines.count("keep started") == 2, "the exporter's exchange")
+    ticks(world.agent, 1)
+    (row,) = table.resolve_netns(np.array([os.stat("/proc/thread-self/ns/net").st_ino], np.uint32))
+    assert dict(table.attributes(int(row))) == {
+        "k8s.node.name": "node-a",
+        "k8s.node.uid": "n-1",
+        "k8s.resource.type": "node",
+        "cloud.availability_zone": "z1",
+    }
