@@ -25,10 +25,12 @@ from retina_otel.extensions.kubernetes.settings import KubernetesSettings
 from retina_otel.extensions.kubernetes.sources import SERVICE, Service, Source, Watches
 from retina_otel.extensions.node_identity import routable
 from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.configurations import Configurations
 from retina_otel.kubernetes.inventory import Inventory
 from retina_otel.kubernetes.inventory_changes import InventoryChange
 from retina_otel.kubernetes.inventory_owners import kind_of
-from retina_otel.kubernetes.metrics_merge import Merged
+from retina_otel.kubernetes.metrics_configuration import MetricsConfiguration
+from retina_otel.kubernetes.metrics_merge import Merged, merge, overlay
 from retina_otel.kubernetes.objects import Kind, Workload
 from retina_otel.kubernetes.observed import observed
 from retina_otel.kubernetes.watch import Change, WatchState
@@ -62,6 +64,8 @@ class Kubernetes:
         self._interfaces_seen: object = None
         self._watched: list[Watched] = []
         self._source: Source | None = None
+        self._configurations: Configurations | None = None
+        self._merged = Merged()
         self._owners: OwnerReader | None = None
         self._introduction: Introduction | None = None
 
@@ -101,6 +105,13 @@ class Kubernetes:
         self._owners.start()
         self._source = self._make_source(access)
         self._source.start()
+        if view is not View.NODE:
+            self._configurations = Configurations(
+                access,
+                self._configured,
+                lambda reason: self._reasons.set("metricsconfigurations", reason),
+            )
+            self._configurations.start()
         self._introduction = Introduction(
             access,
             self._node,
@@ -111,10 +122,11 @@ class Kubernetes:
 
     def stop(self) -> None:
         """Its endpoints are removed; the table lets them linger for what is drained last."""
-        for part in (self._introduction, self._source, self._owners):
+        for part in (self._introduction, self._configurations, self._source, self._owners):
             if part is not None:
                 part.stop()
         self._context.identity.update([], source=self._source_id)
+        self._context.selection.set(view=View.REMOTE, observed=None)
 
     def tick(self, end_ns: int) -> None:
         """Finds out where the pods of this node live, if anything may have changed."""
@@ -211,9 +223,18 @@ class Kubernetes:
         if change:
             self._context.identity.apply(change.added, change.removed, source=self._source_id)
 
+    def _configured(self, objects: tuple[MetricsConfiguration, ...]) -> None:
+        with self._lock:
+            merged = merge(objects)
+            if merged == self._merged:
+                return
+            self._merged = merged
+            self._select()
+            self._context.overlay(overlay(merged, self._settings.context))
+
     def _select(self) -> None:
         wanted = observed(
-            Merged(),
+            self._merged,
             self._settings.context,
             annotations=self._settings.observe_annotated,
             pods=self._inventory.observed_pods,

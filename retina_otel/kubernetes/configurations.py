@@ -1,0 +1,101 @@
+"""Follows the MetricsConfigurations of a cluster: all of them, again whenever one has changed.
+
+They are few and their API has no protobuf: changes are watched as metadata, then all are read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from retina_otel.kubernetes.access import Access, AccessError
+from retina_otel.kubernetes.metrics_configuration import (
+    GROUP,
+    PATH,
+    PLURAL,
+    VERSION,
+    MetricsConfiguration,
+    read,
+)
+from retina_otel.kubernetes.objects import Kind
+from retina_otel.kubernetes.resources import metadata_of
+from retina_otel.kubernetes.watch import Change, Timing, Watcher, WatchState
+
+_NOT_FOUND = 404
+_TIMING = Timing(retry_most_s=120.0)
+"""A cluster without this kind is asked for it again and again by all agents: seldom."""
+
+
+def read_all(access: Access) -> tuple[MetricsConfiguration, ...]:
+    """Those that there are; none where the cluster has no such kind. Raises AccessError."""
+    try:
+        body = access.get(PATH)
+    except AccessError as error:
+        if error.status == _NOT_FOUND:
+            return ()
+        raise
+    return tuple(read(document) for document in json.loads(body).get("items", ()))
+
+
+class Configurations:
+    """Callbacks come from a thread of its own."""
+
+    def __init__(
+        self,
+        access: Access,
+        on_change: Callable[[tuple[MetricsConfiguration, ...]], None],
+        on_state: Callable[[str], None],
+        *,
+        timing: Timing = _TIMING,
+    ) -> None:
+        """`on_state`: why they can't be followed; empty where they can, or where there is no such
+        kind."""
+        self._access = access
+        self._on_change = on_change
+        self._on_state = on_state
+        self._behind = False
+        """A change was seen and not read."""
+        self._watcher = Watcher(
+            access,
+            Kind.OWNER,
+            resource=metadata_of(GROUP, VERSION, PLURAL, "MetricsConfiguration"),
+            on_change=self._changed,
+            on_state=self._state,
+            timing=timing,
+        )
+
+    def start(self) -> None:
+        self._watcher.start()
+
+    def stop(self) -> None:
+        """No callback comes after it has returned."""
+        self._watcher.stop()
+
+    def _changed(self, change: Change) -> None:
+        self._behind = True
+        self._read()
+
+    def _state(self, state: WatchState) -> None:
+        if state.synced:
+            if self._behind:
+                self._read()
+            self._on_state("")
+            return
+        if self._exists():
+            self._on_state(state.reason)
+            return
+        # The definition is not there, or not any more, and all objects went with it.
+        self._on_change(())
+        self._on_state("")
+
+    def _read(self) -> None:
+        # Where it fails the watcher says so and comes back, and with it the state.
+        self._on_change(read_all(self._access))
+        self._behind = False
+
+    def _exists(self) -> bool:
+        try:
+            self._access.get(PATH, {"limit": "1"})
+        except AccessError as error:
+            return error.status != _NOT_FOUND
+        return True
