@@ -173,19 +173,16 @@ def _find(kubeconfig: str, context: str | None) -> Login:
         if kubeconfig:
             raise RetinaError(f"{kubeconfig} does not exist", "Name a kubeconfig that does")
         return _read_pod_files()
-    except (ConfigException, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        what = f"{kubeconfig or paths} is no usable kubeconfig" if there else "No API server known"
-        # Messages of the official client name keys and files, never their values; those of other
-        # errors may quote the file.
-        why = f": {error}" if isinstance(error, ConfigException | OSError) else ""
-        raise RetinaError(
-            f"{what}{why}",
-            "Set kubeconfig to a file that kubectl accepts, or run in a pod with a ServiceAccount",
-        ) from error
+    except RetinaError:
+        raise
     except Exception as error:
+        what = f"{paths} is no usable kubeconfig" if there else "No API server known"
+        # Messages of the official client name keys and files, never their values. Those of other
+        # errors may quote the file.
+        tells = isinstance(error, ConfigException | OSError)
         raise RetinaError(
-            f"Kubernetes credentials can't be read: {type(error).__name__}",
-            "Try the same kubeconfig with kubectl",
+            f"{what}: {error if tells else type(error).__name__}",
+            "Set kubeconfig to a file that kubectl accepts, or run in a pod with a ServiceAccount",
         ) from error
 
 
