@@ -99,10 +99,17 @@ class IdentityStream:
         self._position = _Position()
         self._state: WatchState | None = None
         self._failures = 0
+        self._away_since: float | None = time.monotonic()
         self._stop = threading.Event()
         self._call: grpc.Call | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="identity-stream", daemon=True)
+
+    @property
+    def away_s(self) -> float:
+        """For how long the service has not served us; 0 while it does. Any thread."""
+        since = self._away_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def start(self) -> None:
         self._thread.start()
@@ -162,6 +169,8 @@ class IdentityStream:
     def _failed(self, reason: str) -> float:
         self._say(WatchState(False, time.time_ns(), reason))
         self._failures += 1
+        if self._away_since is None:
+            self._away_since = time.monotonic()
         settings = self._settings
         bound = settings.retry_first_s * (1 << min(self._failures, 16))
         return min(bound, settings.retry_most_s) * random.uniform(0.5, 1.0)
@@ -195,6 +204,7 @@ class IdentityStream:
             heartbeat = Heartbeat.parse(frame.payload)
             self._position.at(frame.sequence)
             self._failures = 0
+            self._away_since = None
             self._say(WatchState(heartbeat.synced, heartbeat.since_ns, heartbeat.reason))
         elif frame.type == CHANGES:
             self._take_changes(frame)

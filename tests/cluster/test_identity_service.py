@@ -23,13 +23,14 @@ import trustme
 from kubernetes import client
 
 from retina_otel.identity_service.client import IdentityStream, StreamSettings, open_channel, probe
+from retina_otel.identity_service.fallback import FallBack
 from retina_otel.identity_service.protocol import WATCH, Keys, Subscription
 from retina_otel.identity_service.server import Limits
 from retina_otel.identity_service.service import Options, Service
 from retina_otel.identity_service.tls import ServerFiles
 from retina_otel.kubernetes.access import Access
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.watch import Timing
+from retina_otel.kubernetes.watch import Timing, Wanted, Watcher
 from retina_otel.testing.cluster import ControlPlane
 from tests.unit.identity_parts import Told, eventually
 
@@ -296,6 +297,67 @@ def test_a_wiped_store_is_told_anew(lab: Lab) -> None:
         told.wait(lambda: addresses(told) == {"new": ("10.1.0.0",)}, 60)
         assert addresses(told) == listed(lab.plane)
         assert service.store.position[:2] != before[:2]
+
+
+class Watches:
+    """The agent's own watches, as the `kubernetes` extension makes them."""
+
+    def __init__(self, access: Access, told: Told) -> None:
+        self._watchers = [
+            Watcher(
+                access,
+                kind,
+                on_change=told.on_change,
+                on_state=lambda state: None,
+                wanted=Wanted(frozenset(keys.labels)),
+                timing=Timing(phase_s=0.0, nap_s=0.0),
+            )
+            for kind, keys in KINDS.items()
+        ]
+
+    def start(self) -> None:
+        for watcher in self._watchers:
+            watcher.start()
+
+    def stop(self) -> None:
+        for watcher in self._watchers:
+            watcher.stop()
+
+
+def test_while_the_service_is_away_the_agent_asks_the_api_server(lab: Lab) -> None:
+    make_pods(lab.plane, ["a"])
+    told = Told()
+    without = watches(lab.plane, "pods")
+    with lab.service() as first:
+        settings = lab.settings(first)
+        listen = f"127.0.0.1:{first.server.port}"
+        source = FallBack(
+            settings,
+            told.on_change,
+            told.on_state,
+            in_its_place=lambda: Watches(Access.from_settings(lab.kubeconfig, None), told),
+            after_s=0.2,
+            back_after_s=0.2,
+            probe_s=0.1,
+        )
+        source.start()
+        told.synced()
+        assert addresses(told) == {"a": ("10.1.0.0",)}
+    try:
+        make_pods(lab.plane, ["b", "c"])
+        told.wait(lambda: addresses(told) == listed(lab.plane))
+        assert watches(lab.plane, "pods") == without + 1
+        with lab.service(listen=listen) as second:
+            eventually(lambda: second.server.streams == 1)
+            told.synced()
+            # The service's own watch is the only one left.
+            eventually(lambda: watches(lab.plane, "pods") == without + 1)
+            lab.plane.core().delete_namespaced_pod("b", "default", grace_period_seconds=0)
+            told.wait(lambda: "b" not in addresses(told))
+            assert addresses(told) == listed(lab.plane)
+            source.stop()
+    finally:
+        source.stop()
 
 
 def watches(plane: ControlPlane, resource: str) -> int:
