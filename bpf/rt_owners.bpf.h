@@ -43,6 +43,9 @@ static __always_inline void rt_read_path(struct cgroup *cgroup, struct rt_cgroup
 	}
 }
 
+/* Set by user space: a controller is in a hierarchy of version 1. Looking for it is not cheap. */
+volatile const __u32 legacy_in_use = 1;
+
 /* A controller is in one hierarchy; where that is version 1 the deepest cgroup tells most. */
 static __always_inline struct cgroup *rt_legacy(struct css_set *set, struct cgroup *unified)
 {
@@ -51,6 +54,8 @@ static __always_inline struct cgroup *rt_legacy(struct css_set *set, struct cgro
 	struct cgroup *found = NULL;
 	int depth = 0;
 
+	if (!legacy_in_use)
+		return NULL;
 	for (__u32 at = 0; at < RT_MAX_SUBSYSTEMS && at < count; at++) {
 		struct cgroup_subsys_state *state = NULL;
 		struct cgroup *cgroup;

@@ -10,8 +10,10 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from retina_otel.errors import KernelError
 from retina_otel.kernel import attach, netns
@@ -25,6 +27,7 @@ _ROOT_INODE = 1
 _SOCK_RELEASE = 34
 _MAX_KNOWN = 1 << 14
 _Owner = tuple[int, int, int, int]
+Array = npt.NDArray[Any]
 
 
 class ReleasedSockets:
@@ -33,7 +36,10 @@ class ReleasedSockets:
     def __init__(self) -> None:
         """Raises KernelError."""
         root = find_root()
-        constants = {"own_netns": netns.own_inode()}
+        constants = {
+            "own_netns": netns.own_inode(),
+            "legacy_in_use": workloads.legacy_in_use(),
+        }
         self._loaded = core.load(objects.path("sockets"), constants)
         try:
             maps = self._loaded.maps
@@ -59,13 +65,10 @@ class ReleasedSockets:
         for owner, row in zip(owners.tolist(), rows, strict=True):
             if row["complete"]:
                 self._known[owner] = workloads.of_paths(row["paths"])
-        index: dict[_Owner, int] = {}
-        place = [index.setdefault(owner, len(index)) for owner in keys["owner"].tolist()]
-        known = np.array([owner in self._known for owner in index], np.bool_)
-        owner_of = np.array(place, np.intp)
-        told = known[owner_of] if len(owner_of) else np.zeros(0, np.bool_)
-        names = [self._known.get(owner, ()) for owner in index]
-        return local_ends(keys["end"][told], owner_of[told]), names
+        distinct, place = _distinct(keys["owner"])
+        names = [self._known.get(owner) for owner in distinct.tolist()]
+        told = np.array([one is not None for one in names], np.bool_)[place]
+        return local_ends(keys["end"][told], place[told]), [one or () for one in names]
 
 
 def find_root() -> Path:
@@ -73,7 +76,7 @@ def find_root() -> Path:
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _source, point, kind, *_ = line.split(" ")
         # In a cgroup namespace a mount begins at the namespace's own group.
-        if kind == "cgroup2" and os.stat(point).st_ino == _ROOT_INODE:
+        if kind == "cgroup2" and _inode(point) == _ROOT_INODE:
             return Path(point)
     raise KernelError(
         "open",
@@ -83,5 +86,25 @@ def find_root() -> Path:
     )
 
 
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
+
+
 def _hash(handle: MapHandle) -> HashMap:
     return HashMap(handle.fd, handle.key_dtype, handle.value_dtype, handle.max_entries, chunk=1024)
+
+
+def _distinct(owners: Array) -> tuple[Array, npt.NDArray[np.intp]]:
+    """Each owner once, and for each row the place of its owner among these."""
+    order = np.lexsort((owners["hierarchy"], owners["legacy"], owners["unified"]))
+    ordered = owners[order]
+    first = np.ones(len(order), np.bool_)
+    first[1:] = False
+    for name in ("hierarchy", "legacy", "unified"):
+        first[1:] |= ordered[name][1:] != ordered[name][:-1]
+    place = np.empty(len(order), np.intp)
+    place[order] = np.cumsum(first) - 1
+    return ordered[first], place

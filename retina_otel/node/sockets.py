@@ -128,9 +128,7 @@ class NodeSockets:
                 self._released = ReleasedSockets()
             return self._released.take() if self._released is not None else None
         except KernelError as error:
-            self._blind = (
-                f"sockets that are closed within a tick are not seen: {in_one_line(error)}"
-            )
+            self._blind = f"sockets closed between two looks are not seen: {in_one_line(error)}"
             return None
 
     def _indices(self, names: Sequence[tuple[str, ...]]) -> npt.NDArray[np.int64]:

@@ -50,7 +50,9 @@ class TaskWalk:
 
     def __init__(self) -> None:
         """Raises LoadError, MapError."""
-        self._loaded = core.load(objects.path("tasks"))
+        self._loaded = core.load(
+            objects.path("tasks"), {"legacy_in_use": workloads.legacy_in_use()}
+        )
         try:
             maps = self._loaded.maps
             self._program = self._loaded.programs["tasks_walk"]

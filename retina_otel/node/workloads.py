@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 _POD = re.compile(
@@ -19,6 +20,16 @@ _POD = re.compile(
 # Not of `crio-conmon-<id>`: that one watches the container, from outside of it.
 _CONTAINER = re.compile(rb"(?:^|[-:])(?<!-conmon-)([0-9a-f]{64})(?:\.scope)?$")
 _CACHED = 1 << 14
+
+
+def legacy_in_use() -> bool:
+    """Whether a controller is in a cgroup hierarchy of version 1."""
+    try:
+        lines = Path("/proc/cgroups").read_text().splitlines()
+    except OSError:
+        return True
+    # Name, number of the hierarchy (0: version 2, or none), groups in it, enabled.
+    return any(line.split()[1] != "0" for line in lines if not line.startswith("#"))
 
 
 @lru_cache(_CACHED)

@@ -105,3 +105,42 @@ def test_a_component_is_given_what_the_node_knows(run):  # noqa: F811
         netns.own_inode()
     ]
     assert context.sockets.unavailable == context.translations.unavailable == ""
+
+
+SOCKETS = """
+import time
+import numpy as np
+from retina_otel.node.facts import NodeFacts
+facts = NodeFacts(time.monotonic_ns)
+none = np.zeros(1, np.uint64)
+print(facts.sockets.owners(none.astype(np.uint8), none, none, none.astype(np.uint16)).tolist())
+print(facts.sockets.unavailable)
+"""
+
+
+def unavailable_sockets(*wrapper: str) -> str:
+    done = subprocess.run(
+        [*wrapper, sys.executable, "-c", SOCKETS], capture_output=True, text=True, check=True
+    )
+    answer, unavailable = done.stdout.split("\n", 1)
+    assert answer == "[-1]"
+    return unavailable.strip()
+
+
+@pytest.mark.kernels
+def test_sockets_need_three_rights():
+    assert unavailable_sockets(*capabilities("bpf", "perfmon", "net_admin")) == ""
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "told"),
+    [
+        (capabilities("bpf", "perfmon"), "Give the process CAP_NET_ADMIN"),
+        (["unshare", "--mount", "sh", "-c", 'umount -l -t cgroup2 -a; exec "$@"', "sh"], "Mount"),
+    ],
+    ids=["no CAP_NET_ADMIN", "no cgroup2"],
+)
+def test_what_hides_closed_sockets_is_told(wrapper, told):
+    unavailable = unavailable_sockets(*wrapper)
+    assert unavailable.startswith("sockets closed between two looks are not seen: ")
+    assert told in unavailable
