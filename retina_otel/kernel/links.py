@@ -67,6 +67,7 @@ _IFLA_LINK_NETNSID = 37
 _IFLA_INFO_KIND = 1
 _IFA_ADDRESS = 1
 _IFA_LOCAL = 2
+_IFA_TARGET_NETNSID = 10
 _RTA_OIF = 4
 _RTA_MULTIPATH = 9
 _RTA_TABLE = 15
@@ -110,6 +111,14 @@ def dump_links(route: RouteSocket) -> dict[int, Interface]:
 def dump_addresses(route: RouteSocket) -> list[Address]:
     """All addresses, IPv4 and IPv6. Raises KernelError."""
     messages = route.dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0))
+    return [one for one in map(parse_address, messages) if one is not None]
+
+
+def dump_addresses_of(route: RouteSocket, netnsid: int) -> list[Address]:
+    """All addresses in the namespace with that number (`Interface.peer_netnsid`), which is not
+    entered. `route` is a strict socket. Raises KernelError."""
+    target = netlink.attribute(_IFA_TARGET_NETNSID, struct.pack("=i", netnsid))
+    messages = route.dump(RTM_GETADDR, _IFADDR.pack(0, 0, 0, 0, 0) + target)
     return [one for one in map(parse_address, messages) if one is not None]
 
 

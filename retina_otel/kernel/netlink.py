@@ -26,6 +26,7 @@ _NETLINK_ROUTE = 0
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
+_NETLINK_GET_STRICT_CHK = 12
 _SO_RCVBUFFORCE = 33
 _RECEIVE_BYTES = 1 << 16
 _DUMP_ATTEMPTS = 8
@@ -72,8 +73,9 @@ def messages(data: bytes) -> Iterator[Message]:
 class RouteSocket:
     """A NETLINK_ROUTE socket in the namespace of the thread that makes it. Used by one thread."""
 
-    def __init__(self, groups: int = 0, receive_bytes: int = 0) -> None:
-        """`groups` is the mask of multicast groups to hear. Raises KernelError."""
+    def __init__(self, groups: int = 0, receive_bytes: int = 0, *, strict: bool = False) -> None:
+        """`groups` is the mask of multicast groups to hear. `strict`: the kernel heeds attributes
+        in requests for dumps. Raises KernelError."""
         try:
             self._socket = socket.socket(
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_ROUTE
@@ -82,6 +84,8 @@ class RouteSocket:
             raise KernelError("socket(AF_NETLINK)", error.errno or errno.EIO) from error
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        if strict:
+            self._socket.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
         if receive_bytes:
             try:
                 self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, receive_bytes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from retina_otel.errors import KernelError
@@ -40,6 +40,7 @@ class InterfaceMonitor:
         self._events = RouteSocket(_GROUPS, receive_bytes)
         self._requests = RouteSocket()
         self._speeds = SpeedReader()
+        self._strict = RouteSocket(strict=True)
         self._subscribers: list[Callable[[Change], None]] = []
         self._links: dict[int, Interface] = {}
         self._addresses: dict[int, set[str]] = {}
@@ -66,11 +67,20 @@ class InterfaceMonitor:
     def close(self) -> None:
         self._events.close()
         self._requests.close()
+        self._strict.close()
         self._speeds.close()
 
     def current(self) -> Mapping[int, Interface]:
         """By ifindex, as of the last `poll`; `stats` is None."""
         return self._known
+
+    def addresses_in(self, netnsid: int) -> Sequence[str]:
+        """The addresses in another namespace (`Interface.peer_netnsid`); none if it is gone or the
+        kernel does not tell."""
+        try:
+            return [found.text for found in links.dump_addresses_of(self._strict, netnsid)]
+        except KernelError:
+            return ()
 
     def subscribe(self, callback: Callable[[Change], None]) -> None:
         """Calls back at once with ADDED for each interface there is, then from `poll`."""

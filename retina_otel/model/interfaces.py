@@ -56,6 +56,10 @@ class InterfaceRegistry(Protocol):
     def current(self) -> Mapping[int, Interface]:
         """By ifindex, without reading the kernel again."""
 
+    def addresses_in(self, netnsid: int) -> Sequence[str]:
+        """The addresses in another namespace (`Interface.peer_netnsid`), without prefix lengths;
+        none if it is gone or the kernel does not tell. Reads the kernel."""
+
     def subscribe(self, callback: Callable[[Change], None]) -> None: ...
 
     def unsubscribe(self, callback: Callable[[Change], None]) -> None:

@@ -181,6 +181,9 @@ class NoInterfaces:
 
     def unsubscribe(self, callback: object) -> None: ...
 
+    def addresses_in(self, netnsid: int) -> Sequence[str]:
+        return ()
+
     def read_stats(self) -> Mapping[int, Interface]:
         return {}
 

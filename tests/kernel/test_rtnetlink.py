@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from retina_otel.kernel import links, netlink
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
 from retina_otel.model.interfaces import Change, ChangeKind
+from tests.kernel.conftest import command
 
 
 class Watched:
@@ -255,6 +256,23 @@ def test_lost_notifications_are_made_up_for_by_reading_all(namespace, watch):
     names = {one.name for one in watched.monitor.current().values()}
     assert names == {"lo"} | {f"{end}{n}" for end in ("rt", "peer") for n in range(1, 40, 2)}
     assert watched.heard() == []
+
+
+@pytest.mark.kernels
+def test_addresses_in_another_namespace_are_told_without_entering_it(namespace, watch):
+    name = f"{namespace.name}-inside"
+    command("ip", "netns", "add", name)
+    try:
+        namespace.ip(f"link add rt0 type veth peer name rt1 netns {name}")
+        for address in ("10.99.0.7/24", "fd00:99::7/64"):
+            command("ip", "-n", name, "address", "add", address, "dev", "rt1", "nodad")
+        namespace.ip("address add 10.99.0.1/24 dev rt0")
+        watched = watch()
+        nsid = watched.named("rt0").peer_netnsid
+        assert sorted(watched.monitor.addresses_in(nsid)) == ["10.99.0.7", "fd00:99::7"]
+    finally:
+        command("ip", "netns", "del", name)
+    assert watched.monitor.addresses_in(nsid + 1) == (), "there is none"
 
 
 def test_monitors_of_two_namespaces_hear_only_their_own(namespace, watch):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -34,6 +34,9 @@ class Registry:
 
     def current(self) -> Mapping[int, Interface]:
         return self._interfaces
+
+    def addresses_in(self, netnsid: int) -> Sequence[str]:
+        raise AssertionError(netnsid)
 
     def read_stats(self) -> Mapping[int, Interface]:
         return self._interfaces

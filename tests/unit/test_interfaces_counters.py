@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -42,6 +42,9 @@ class Kernel:
 
     def subscribe(self, callback: Any) -> None:
         self.callback = callback
+
+    def addresses_in(self, netnsid: int) -> Sequence[str]:
+        raise AssertionError(netnsid)
 
     def read_stats(self) -> Mapping[int, Interface]:
         return self.interfaces
