@@ -272,7 +272,7 @@ def test_addresses_in_another_namespace_are_told_without_entering_it(namespace, 
         assert sorted(watched.monitor.addresses_in(nsid)) == ["10.99.0.7", "fd00:99::7"]
     finally:
         command("ip", "netns", "del", name)
-    assert watched.monitor.addresses_in(nsid + 1) == (), "there is none"
+    assert list(watched.monitor.addresses_in(nsid + 1)) == [], "there is none"
 
 
 def test_monitors_of_two_namespaces_hear_only_their_own(namespace, watch):
