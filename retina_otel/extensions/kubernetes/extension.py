@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from retina_otel.component import Context
 from retina_otel.errors import ConfigError
 from retina_otel.extensions.kubernetes.introduction import Introduction
-from retina_otel.extensions.kubernetes.local_ends import LocalEnds
+from retina_otel.extensions.kubernetes.local_ends import LocalEnds, is_wire
 from retina_otel.extensions.kubernetes.owner_reader import OwnerReader
 from retina_otel.extensions.kubernetes.plan import Watched, plan
 from retina_otel.extensions.kubernetes.reasons import Reasons
@@ -161,6 +161,14 @@ class Kubernetes:
         self._reasons.set(
             "namespaces", f"pods of this node are told by their addresses only: {unavailable}"
         )
+        there = {
+            one.ifindex: routable(self._context.interfaces.addresses_in(one.peer_netnsid))
+            for one in interfaces.values()
+            if is_wire(one)
+        }
+        self._publish(
+            self._inventory.bind(self._ends.by_addresses(self._inventory.local_pods(), there))
+        )
 
     def _make_source(self, access: Access) -> Source:
         def watches() -> Source:
@@ -175,7 +183,7 @@ class Kubernetes:
             self._changed,
             self._state,
             node=self._node,
-            local=self._settings.context is View.LOCAL,
+            local=self._settings.context is not View.REMOTE,
             in_its_place=watches,
         )
 

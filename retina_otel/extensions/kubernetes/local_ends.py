@@ -47,7 +47,7 @@ class LocalEnds:
         uids = {pod.uid for pod in known}
         wires: dict[int, list[int]] = {}
         for interface in interfaces:
-            if _is_wire(interface):
+            if is_wire(interface):
                 wires.setdefault(interface.peer_netnsid, []).append(interface.ifindex)
         self._forget(known)
         for namespace in namespaces:
@@ -116,6 +116,6 @@ def _is_uid(name: str) -> bool:
     return len(name) == _UID_LENGTH and name.count("-") == 4
 
 
-def _is_wire(interface: Interface) -> bool:
+def is_wire(interface: Interface) -> bool:
     """The node's end of a wire into another namespace, and not the way outside."""
     return interface.peer_netnsid >= 0 and not interface.default_route
