@@ -51,7 +51,7 @@ class StreamSettings:
     kinds: Mapping[Kind, Keys]
     node: str = ""
     local: bool = False
-    """Of pods only those of `node`."""
+    """Of pods only those of `node`, of nodes only that."""
     token_file: str = ""
     ca_file: str = ""
     """Empty: the system's CAs."""

@@ -16,7 +16,8 @@ A frame: type u8 · flags u8 · sequence u64 · then, for HELLO and HEARTBEAT, J
 number of parts: topic's length u16 · topic · deleted u8 · block's length u32 · block (see `codec`).
 Numbers are big-endian. A topic is a kind of object (`Kind.value`), or `pods@<node>` for the pods of
 one node with all that is known of them: in `pods` container ids are left out, since they take
-more bytes than all the rest and only a pod's own node has a use for them.
+more bytes than all the rest and only a pod's own node has a use for them. A `local` client gets
+`pods@<node>` and `nodes@<node>` in place of all pods and nodes.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ MOST_FRAME_BYTES = 4 << 20
 """gRPC's own default limit of what is received."""
 
 _HEADER = struct.Struct("!BBQ")
+_LONGEST_NAME = 253
 _TOPIC = struct.Struct("!H")
 _LENGTH = struct.Struct("!I")
 
@@ -72,7 +74,7 @@ class Subscription:
     node: str = ""
     """Its own node: pods of this node come with all that is known of them."""
     local: bool = False
-    """Of pods only those of its own node."""
+    """Of pods only those of its own node, of nodes only that."""
     cluster: str = ""
     """UID of the cluster its state is of; empty if it has none."""
     epoch: str = ""
@@ -91,6 +93,8 @@ class Subscription:
         if given.get("version") != VERSION:
             raise ProtocolError(f"version {given.get('version')!r} of the protocol is not spoken")
         kinds = _mapping(given, "kinds")
+        if len(_of(given, "node", str)) > _LONGEST_NAME:
+            raise ProtocolError("no node has so long a name")
         return cls(
             kinds={
                 kind: Keys(_strings(keys, "labels"), _strings(keys, "annotations"))

@@ -19,14 +19,13 @@ _FRAME_BYTES = 64 << 10
 
 
 def topics_of(subscription: Subscription) -> tuple[str, ...]:
-    """What to send, the pods of its own node before all pods."""
-    topics = sorted(subscription.kinds)
-    if Kind.POD.value in topics:
-        if subscription.node:
-            topics.insert(0, node_topic(subscription.node))
-        if subscription.local:
-            topics.remove(Kind.POD.value)
-    return tuple(topics)
+    """What to send, what is of its own node first."""
+    kinds, node = set(subscription.kinds), subscription.node
+    own = [Kind.POD] if not subscription.local else [Kind.POD, Kind.NODE]
+    topics = [node_topic(kind, node) for kind in own if node and kind.value in kinds]
+    if subscription.local:
+        kinds -= {kind.value for kind in own}
+    return (*topics, *sorted(kinds))
 
 
 @dataclass(slots=True)

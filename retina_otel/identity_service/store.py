@@ -27,8 +27,9 @@ _BLOCK_OBJECTS = 1_000
 _NOT_SHARED = ("containers",)
 
 
-def node_topic(node: str) -> str:
-    return f"{Kind.POD.value}@{node}"
+def node_topic(kind: Kind, node: str) -> str:
+    """What of a kind belongs to one node."""
+    return f"{kind.value}@{node}"
 
 
 class Coded:
@@ -38,7 +39,7 @@ class Coded:
         self._objects = objects
         self._deleted = deleted
         self._parts: dict[str, list[bytes]] = {}
-        self._by_node: dict[str, list[Object]] | None = None
+        self._by_node: dict[str, dict[str, list[Object]]] = {}
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -48,8 +49,9 @@ class Coded:
         """Any thread."""
         with self._lock:
             parts = self._parts.get(topic)
-            if parts is None:
-                parts = self._parts[topic] = self._code(topic)
+            if parts is None and (parts := self._code(topic)):
+                # Names of nodes are the clients': of those that there are not nothing is kept.
+                self._parts[topic] = parts
             return parts
 
     def _code(self, topic: str) -> list[bytes]:
@@ -57,12 +59,7 @@ class Coded:
         objects: Sequence[Object] = self._objects.get(kind, ())
         without: Sequence[str] = ()
         if node:
-            if self._by_node is None:
-                self._by_node = {}
-                for pod in objects:
-                    if isinstance(pod, Pod):
-                        self._by_node.setdefault(pod.node, []).append(pod)
-            objects = self._by_node.get(node, ())
+            objects = self._of_node(kind, node)
         elif kind == Kind.POD.value:
             without = _NOT_SHARED
         return [
@@ -70,6 +67,15 @@ class Coded:
             for start in range(0, len(objects), _BLOCK_OBJECTS)
             for block in _blocks(objects[start : start + _BLOCK_OBJECTS], without)
         ]
+
+    def _of_node(self, kind: str, node: str) -> Sequence[Object]:
+        by_node = self._by_node.get(kind)
+        if by_node is None:
+            by_node = self._by_node[kind] = {}
+            for one in self._objects.get(kind, ()):
+                name = one.node if isinstance(one, Pod) else one.meta.name
+                by_node.setdefault(name, []).append(one)
+        return by_node.get(node, ())
 
 
 def _blocks(objects: Sequence[Object], without: Sequence[str]) -> Iterable[bytes]:

@@ -37,7 +37,8 @@ class ServiceSettings(Settings):
     insecure: bool = False
     """No TLS. Only on this machine: a token must not be sent unencrypted."""
     fall_back_after: PositiveDuration = Field(default="30s", validate_default=True)
-    """The API server is watched while the service is away for longer than this."""
+    """The API server is watched while the service is away for longer than this, or up to twice as
+    long: agents do not move together."""
 
 
 class KubernetesSettings(Settings):

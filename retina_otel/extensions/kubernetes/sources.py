@@ -5,31 +5,24 @@ Each kind's first change from a source is the whole list, so one may take over f
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from retina_otel.extensions.kubernetes.plan import Watched
 from retina_otel.extensions.kubernetes.settings import ServiceSettings
-from retina_otel.identity_service.client import IdentityStream, StreamSettings
+from retina_otel.identity_service.client import StreamSettings
+from retina_otel.identity_service.fallback import FallBack, Source
 from retina_otel.identity_service.protocol import Keys
 from retina_otel.kubernetes.access import Access
 from retina_otel.kubernetes.watch import Change, Watcher, WatchState
+
+__all__ = ["SERVICE", "Service", "Source", "Watches"]
 
 OnChange = Callable[[Change], None]
 OnState = Callable[[str, WatchState], None]
 """Called with what it is about: the kind's plural, or "identity service"."""
 
 SERVICE = "identity service"
-
-
-class Source(Protocol):
-    def start(self) -> None: ...
-
-    def stop(self) -> None:
-        """No callback comes after it has returned."""
 
 
 class Watches:
@@ -73,15 +66,8 @@ class Service:
         local: bool,
         in_its_place: Callable[[], Source],
     ) -> None:
-        self._settings = settings
-        self._on_state = on_state
-        self._in_its_place = in_its_place
-        self._other: Source | None = None
-        self._changed = threading.Event()
-        self._stop = False
-        self._synced = False
-        self._since = time.monotonic()
-        self._stream = IdentityStream(
+        """Raises ConfigError."""
+        self._source = FallBack(
             StreamSettings(
                 endpoint=settings.endpoint,
                 kinds={
@@ -101,37 +87,13 @@ class Service:
                 insecure=settings.insecure,
             ),
             on_change,
-            self._stream_state,
+            partial(on_state, SERVICE),
+            in_its_place=in_its_place,
+            after_s=settings.fall_back_after,
         )
-        self._thread = threading.Thread(target=self._run, name="identity fall-back", daemon=True)
 
     def start(self) -> None:
-        self._stream.start()
-        self._thread.start()
+        self._source.start()
 
     def stop(self) -> None:
-        self._stop = True
-        self._changed.set()
-        self._stream.stop()
-        self._thread.join()
-        if self._other is not None:
-            self._other.stop()
-
-    def _stream_state(self, state: WatchState) -> None:
-        if state.synced != self._synced:
-            self._synced, self._since = state.synced, time.monotonic()
-        self._on_state(SERVICE, state)
-        self._changed.set()
-
-    def _run(self) -> None:
-        while not self._stop:
-            left_s = self._since + self._settings.fall_back_after - time.monotonic()
-            if not self._synced and self._other is None and left_s <= 0:
-                self._other = self._in_its_place()
-                self._other.start()
-            elif self._synced and self._other is not None:
-                self._other.stop()
-                self._other = None
-            waits = not self._synced and self._other is None
-            self._changed.wait(max(0.0, left_s) if waits else None)
-            self._changed.clear()
+        self._source.stop()
