@@ -25,6 +25,7 @@ from retina_otel.config.load import Configuration
 from retina_otel.errors import ConfigError, RetinaError
 from retina_otel.extensions.node_identity import NodeIdentity
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.model.interfaces import Interface
 from retina_otel.node.facts import NodeFacts
 
 GRACE_S = 5.0
@@ -71,7 +72,7 @@ class Agent:
         self._graph: Graph | None = None
         self._monitor: InterfaceMonitor | None = None
         self._node: NodeIdentity | None = None
-        self._facts = NodeFacts(self._clock.monotonic_ns)
+        self._facts = NodeFacts(self._clock.monotonic_ns, self._poll_interfaces)
         self._started_ns = self._clock.monotonic_ns()
         self._last_tick_ns = self._started_ns
         self._last_end_ns = 0
@@ -322,13 +323,14 @@ class Agent:
             if receiver is not None:
                 receiver.ready(fd)
 
-    def _poll_interfaces(self) -> None:
+    def _poll_interfaces(self) -> Mapping[int, Interface]:
         if self._monitor is None:
-            return
+            return {}
         try:
             self._monitor.poll()
         except RetinaError as error:
             logger.warning("interfaces can't be followed: %s", error)
+        return self._monitor.current()
 
     def _tick(self, *, budget_s: float | None = None, last: bool = False) -> None:
         budget_s = budget_s or max(self._configuration.service.interval, SHORTEST_DEADLINE_S)

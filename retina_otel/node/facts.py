@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from retina_otel.node.looks import Looks
-from retina_otel.node.namespaces import NodeNamespaces
+from retina_otel.node.namespaces import Interfaces, NodeNamespaces
 from retina_otel.node.sockets import NodeSockets
 from retina_otel.node.translations import NodeTranslations
 
@@ -13,9 +13,9 @@ from retina_otel.node.translations import NodeTranslations
 class NodeFacts:
     """Made by the agent; speaks of the namespace of the thread that asks. Tick thread."""
 
-    def __init__(self, monotonic_ns: Callable[[], int]) -> None:
+    def __init__(self, monotonic_ns: Callable[[], int], interfaces: Interfaces) -> None:
         self._looks = Looks()
-        self.namespaces = NodeNamespaces(self._looks)
+        self.namespaces = NodeNamespaces(self._looks, interfaces)
         self.sockets = NodeSockets(self._looks, monotonic_ns)
         self.translations = NodeTranslations(monotonic_ns)
 

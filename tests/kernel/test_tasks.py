@@ -111,7 +111,7 @@ SOCKETS = """
 import time
 import numpy as np
 from retina_otel.node.facts import NodeFacts
-facts = NodeFacts(time.monotonic_ns)
+facts = NodeFacts(time.monotonic_ns, dict)
 none = np.zeros(1, np.uint64)
 print(facts.sockets.owners(none.astype(np.uint8), none, none, none.astype(np.uint16)).tolist())
 print(facts.sockets.unavailable)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
 
 from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.model.interfaces import Interface
 from retina_otel.node.looks import Looks
 from retina_otel.node.namespaces import NodeNamespaces
 from retina_otel.testing.lab import Lab
@@ -23,7 +24,7 @@ def looks() -> Iterator[Looks]:
 
 @pytest.fixture
 def namespaces(lab: Lab, looks: Looks) -> NodeNamespaces:
-    return NodeNamespaces(looks)
+    return NodeNamespaces(looks, dict)
 
 
 def refreshed(lab: Lab, namespaces: NodeNamespaces) -> bool:
@@ -78,6 +79,34 @@ def test_its_number_is_the_one_that_interfaces_name_their_peers_namespace_by(lab
     others = [one.nsid for inode, one in known.items() if inode not in numbers]
     assert set(others) <= {-1}
     assert [one.inode for one in known.values() if one.host] == [lab.node.inode]
+
+
+def test_numbers_are_those_of_a_moment_at_which_no_interface_changed(lab, looks):
+    """A number is given again: with an interface that was read before, it would mislead."""
+    pod = lab.pod("web")
+    cgroups.start(pod)
+    with lab.node.call(InterfaceMonitor) as monitor:
+        told: list[int] = []
+        left = [2]
+
+        def interfaces() -> Mapping[int, Interface]:
+            if left[0] and told:
+                left[0] -= 1
+                name = f"rt{left[0]}"
+                lab.node.ip(f"link add {name} type veth peer name {name}p netns {pod.name}")
+            monitor.poll()
+            told.append(len(monitor.current()))
+            return monitor.current()
+
+        namespaces = NodeNamespaces(looks, interfaces)
+        refreshed(lab, namespaces)
+        n = told[0]
+        assert told == [n, n + 1, n + 2, n + 2]
+        assert namespaces.current()[pod.inode].nsid >= 0
+
+        left[0] = 9
+        refreshed(lab, namespaces)
+        assert {one.nsid for one in namespaces.current().values()} == {-1}
 
 
 def test_a_hundred_namespaces_are_told_by_their_numbers(lab, namespaces):
