@@ -48,9 +48,10 @@ class Coded:
     def parts(self, topic: str) -> list[bytes]:
         """Any thread."""
         with self._lock:
-            parts = self._parts.get(topic)
-            if parts is None and (parts := self._code(topic)):
-                # Names of nodes are the clients': of those that there are not nothing is kept.
+            if (known := self._parts.get(topic)) is not None:
+                return known
+            # Names of nodes are the clients': of those that there are not nothing is kept.
+            if parts := self._code(topic):
                 self._parts[topic] = parts
             return parts
 
