@@ -34,3 +34,21 @@ def test_an_index_grows_without_losing_a_key() -> None:
         index.insert(part, np.arange(low, low + len(part), dtype=np.int32))
     assert index.find(keys).tolist() == list(range(5000))
     assert (index.find(keys + np.uint64(1)) == MISSING).all()
+
+
+@given(st.lists(st.tuples(KEYS, st.booleans()), max_size=120), st.lists(KEYS, max_size=20))
+def test_one_at_a_time_it_is_a_dict(changes: list[tuple[int, bool]], asked: list[int]) -> None:
+    index = HashIndex()
+    known: dict[int, int] = {}
+    for number, (key, there) in enumerate(changes):
+        if there and key not in known:
+            index.put(key, number)
+            known[key] = number
+        elif not there and key in known:
+            index.remove(key)
+            del known[key]
+        assert len(index) == len(known)
+    wanted = [*asked, *(key for key, _ in changes)]
+    expected = [known.get(key, MISSING) for key in wanted]
+    assert index.find(np.array(wanted, np.uint64)).tolist() == expected
+    assert [index.get(key) for key in wanted] == expected

@@ -8,10 +8,26 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.model.batches import Column, EventBatch, Histogram, MetricBatch, RawEnds, Window
+from retina_otel.model.batches import (
+    UNKNOWN_ROW,
+    Column,
+    EventBatch,
+    Histogram,
+    How,
+    MetricBatch,
+    RawEnds,
+    Window,
+)
 from retina_otel.model.signals import Ends, Event, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.claims import AMBIGUOUS
+from retina_otel.pipeline.endpoints import (
+    FOREVER,
+    Endpoint,
+    EndpointKind,
+    EndpointTable,
+    Validity,
+)
 from retina_otel.pipeline.events import EventBuffer
 from retina_otel.pipeline.late import LateIdentity, LateSettings
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
@@ -211,3 +227,146 @@ def test_rows_of_a_batch_are_taken_from_all_its_columns() -> None:
     event = EventBatch(PLAIN, Window(0, 1), np.array([3, 4]), own).at(np.array([1]))
     assert event.time_ns.tolist() == [4]
     assert event.own["n"].tolist() == [8]  # type: ignore[union-attr]
+
+
+def addressed(number: int, last_ns: int, *, ifindex: int = 0) -> MetricBatch:
+    """A row of which one end is 10.0.0.1."""
+    window = Window(number * SECOND, (number + 1) * SECOND)
+    end = RawEnds(
+        np.zeros(1, np.uint64),
+        np.array([0xFFFF_0A00_0001], np.uint64),
+        np.zeros(1, np.uint16),
+        np.array([ifindex], np.uint32),
+    )
+    times = np.array([last_ns], np.int64)
+    one = np.ones(1, np.int64)
+    return MetricBatch(window, {IO: one}, {}, end, first_ns=times, last_ns=times)
+
+
+class Addresses(Identity):
+    def process_metrics(self, batch: MetricBatch) -> MetricBatch:
+        end = batch.source
+        assert end is not None
+        found = self.endpoints.locate(end.hi, end.lo, batch.first_ns, batch.last_ns)
+        how = np.where(found > 0, np.uint8(How.ADDRESS), np.uint8(How.NOBODY))
+        how[found == AMBIGUOUS] = How.AMBIGUOUS
+        return replace(batch, source_rows=np.maximum(found, UNKNOWN_ROW), source_how=how)
+
+
+class Settling(Bench):
+    """Windows of a second; events of the watch come up to three seconds late."""
+
+    def __init__(self, max_rows: int = 100) -> None:
+        super().__init__()
+        self.endpoints.settle_after_ns = 3 * SECOND
+        self.late = LateIdentity(
+            Addresses(self.endpoints).process_metrics,
+            LateSettings(max_rows=max_rows),
+            endpoints=self.endpoints,
+        )
+        self.pipeline = MetricsPipeline(
+            "metrics", [Addresses(self.endpoints)], self.accumulator, late=self.late
+        )
+
+    def pod(self, name: str, since_ns: int, until_ns: int = FOREVER) -> None:
+        valid = Validity(since_ns, since_ns, until_ns, until_ns)
+        self.endpoints.apply(
+            [Endpoint(EndpointKind.POD, name, {"k8s.pod.name": name}, ("10.0.0.1",), valid=valid)]
+        )
+
+
+def test_what_was_just_seen_waits_until_no_event_can_say_that_another_had_the_address() -> None:
+    bench = Settling()
+    bench.pod("old", 0)
+    bench.pipeline.push([addressed(9, 9 * SECOND), addressed(9, 5 * SECOND)])
+    bench.pipeline.tick(10 * SECOND)
+    assert (bench.values(), bench.late.held) == ({"old": 1}, 1)
+    bench.pod("old", 0, 8 * SECOND)
+    bench.pod("new", 8 * SECOND)
+    bench.pipeline.tick(11 * SECOND)
+    assert bench.late.held == 1
+    bench.pipeline.tick(12 * SECOND)
+    assert (bench.values(), bench.late.held) == ({"old": 1, "new": 1}, 0)
+    assert bench.pipeline.ledger.report().difference == 0
+
+
+def test_what_can_t_wait_is_nobody_s_and_counted() -> None:
+    bench = Settling(max_rows=1)
+    bench.pod("old", 0)
+    bench.pipeline.push([addressed(9, 9 * SECOND) for _ in range(3)])
+    assert (bench.late.held, bench.late.unsettled) == (1, 2)
+    bench.pipeline.drain(10 * SECOND)
+    assert bench.values() == {"": 3}
+    report = bench.pipeline.ledger.report()
+    assert (report.drained, report.held, report.beside) == (3, 0, {"unsettled": 3})
+
+
+def test_a_clock_that_steps_back_holds_nothing_for_longer() -> None:
+    bench = Settling()
+    bench.pod("old", 0)
+    bench.pipeline.push([addressed(99, 99 * SECOND)])
+    for tick in range(5):
+        assert bench.late.held == 1
+        bench.pipeline.tick(tick * SECOND)
+    assert (bench.late.held, bench.values()) == (0, {"": 1})
+
+
+def test_ends_that_more_than_one_may_mean_are_counted_once() -> None:
+    bench = Settling()
+    bench.pod("a", 5 * SECOND)
+    bench.pod("b", 5 * SECOND)
+    bench.pipeline.push([addressed(9, 9 * SECOND), addressed(9, 5 * SECOND), addressed(9, 1)])
+    for tick in range(10, 14):
+        bench.pipeline.tick(tick * SECOND)
+    assert bench.values() == {"": 3}
+    assert bench.pipeline.ledger.report().beside == {"ambiguous_ends": 2}
+
+
+def test_rows_that_turn_out_not_to_be_wanted_leave_no_gap_in_the_books() -> None:
+    bench = Bench()
+
+    def unless_known(batch: MetricBatch) -> MetricBatch | None:
+        known = bench.identity.process_metrics(batch)
+        assert known.source_rows is not None
+        wanted = known.source_rows == UNKNOWN_ROW
+        return known.at(wanted) if wanted.any() else None
+
+    late = LateIdentity(unless_known)
+    pipeline = MetricsPipeline("metrics", [bench.identity], bench.accumulator, late=late)
+    pipeline.push([batch(0, 7, 8), batch(0, 7)])
+    bench.know("web", 7)
+    pipeline.tick(SECOND)
+    report = pipeline.ledger.report()
+    assert (report.seen, report.filtered, report.held, report.difference) == (3, 2, 1, 0)
+
+
+def test_events_settle_too() -> None:
+    endpoints = EndpointTable()
+    endpoints.settle_after_ns = 3 * SECOND
+    buffer = EventBuffer(endpoints)
+    reader = buffer.reader("x")
+
+    def resolved(events: EventBatch) -> EventBatch:
+        assert events.source is not None
+        end = events.source
+        found = endpoints.resolve_address(end.hi, end.lo, events.time_ns, events.time_ns)
+        how = np.full(len(events), How.ADDRESS, np.uint8)
+        return replace(events, source_rows=found, source_how=how)
+
+    late = LateIdentity(resolved, endpoints=endpoints)
+    pipeline = LogsPipeline("logs", [], buffer, late=late)
+    times = np.array([5, 9], np.int64) * SECOND
+    one = addressed(9, 0).source
+    assert one is not None
+    events = EventBatch(PLAIN, Window(9 * SECOND, 10 * SECOND), times, {}, one.at(np.zeros(2, int)))
+    pipeline.push([resolved(events)])
+    told = []
+    for tick in range(10, 13):
+        pipeline.tick(tick * SECOND)
+        export = reader.take(1 << 20)
+        told.append(0 if export is None else sum(len(block.time_ns) for block in export.blocks))
+        if export is not None:
+            reader.acknowledge(export)
+    assert told == [1, 0, 1]
+    report = pipeline.ledger.report()
+    assert (report.seen, report.drained, report.held, report.difference) == (2, 2, 0, 0)
