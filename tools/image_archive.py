@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import Any
 
 _COMMAND = b"""#!/usr/bin/python3.11 -sE
-import sys
-sys.path.insert(0, "/usr/lib/retina-otel")
 from retina_otel.cli import main
 main()
 """

@@ -48,7 +48,7 @@ class ObserveSettings(Settings):
     """Unix socket to listen on. Its directory is made if it is missing."""
     capacity: int = Field(default=8192, ge=1, le=1_000_000)
     """Events that are kept for those who come later."""
-    interval: PositiveDuration = Field(default="500ms", validate_default=True)
+    flush_interval: PositiveDuration = Field(default="500ms", validate_default=True)
     """How often new events are taken in."""
 
 
@@ -84,7 +84,7 @@ class ObserveExporter:
             self._server.stop()
 
     def _run(self) -> None:
-        while not self._over.wait(self._settings.interval):
+        while not self._over.wait(self._settings.flush_interval):
             self._take_all()
         self._take_all()
 

@@ -60,4 +60,4 @@ def _local(endpoint: Endpoint) -> str:
         return "interface"
     if endpoint.netns:
         return "network namespace"
-    return "address"
+    return "address" if endpoint.addresses else "socket"

@@ -26,7 +26,7 @@ receivers:
 processors:
   identity: {{}}
 exporters:
-  observe: {{socket: {folder}/run/observe.sock, interval: 100ms, capacity: 1000}}
+  observe: {{socket: {folder}/run/observe.sock, flush_interval: 100ms, capacity: 1000}}
 service:
   interval: 200ms
   extensions: [static_identity]
