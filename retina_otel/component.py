@@ -22,6 +22,7 @@ from retina_otel.model.durations import ByteSize, Duration, PositiveDuration
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.model.namespaces import NamespaceRegistry, SocketOwners, Translations
 from retina_otel.model.signals import Attribute, Event, Metric
+from retina_otel.pipeline.attribute_costs import MetricCardinality
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.overlay import Overlay
@@ -137,6 +138,8 @@ class Context:
     but for exporters: they know best how often their backend's failures are worth a line."""
     status: Callable[[], AgentStatus] = lambda: AgentStatus(ready=False, reason="no agent")
     """The state of the whole agent, for extensions that show it. Any thread."""
+    cardinality: Callable[[], Mapping[str, tuple[MetricCardinality, ...]]] = dict
+    """What the attributes of each metric cost, by pipeline. Any thread; takes its time."""
     selection: Selection = field(default_factory=Selection)
     """Which pods are observed, and how much is told about ends."""
     namespaces: NamespaceRegistry | None = None

@@ -20,11 +20,10 @@ from retina_otel.agent.routes import (
     OWN,
     Route,
     RouteKey,
-    folding,
+    cardinality,
     hand_over,
     plan,
     push,
-    series,
 )
 from retina_otel.agent.status import Key, StatusBoard
 from retina_otel.agent.telemetry import OwnTelemetry
@@ -44,7 +43,6 @@ from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.node.facts import NodeFacts
 from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.folding import Folding
 
 _UNITS = {
     ComponentKind.RECEIVER: "packets",
@@ -228,11 +226,9 @@ class Graph:
     def process_events(self, id_: str, batch: EventBatch) -> EventBatch | None:
         return self._process(id_, batch, self._processors[id_].process_events)
 
-    def series(self) -> Mapping[str, int]:
-        return series(list(self._routes.values()))
-
-    def folding(self) -> Mapping[str, Folding]:
-        return folding(list(self._routes.values()))
+    def _running(self) -> list[Route]:
+        """Any thread."""
+        return list(self._routes.values())
 
     def _process(
         self, id_: str, batch: Batch, process: Callable[[Batch], Batch | None]
@@ -281,6 +277,7 @@ class Graph:
             resource=dict(resource),
             degraded=lambda reason: self._degraded(key, reason),
             status=self._status,
+            cardinality=lambda: cardinality(self._running()),
             learned=self._learned,
             selection=self._overlays.selection,
             overlay=functools.partial(self._overlays.lay, instance.id),
@@ -369,7 +366,7 @@ class Graph:
 
     def _set_up_telemetry(self, enabled: bool, interval_s: float) -> None:
         if enabled and self.telemetry is None:
-            self.telemetry = OwnTelemetry(self._board, self.series, self.folding, interval_s)
+            self.telemetry = OwnTelemetry(self._board, self._running, interval_s)
         elif enabled and self.telemetry is not None:
             self.telemetry.set_interval(interval_s)
         elif self.telemetry is not None:

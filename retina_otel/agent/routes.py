@@ -15,6 +15,7 @@ from retina_otel.config.load import Configuration
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, MetricBatch
 from retina_otel.pipeline.accumulator import TIME_STEP_NS, Accumulator, AccumulatorSettings
+from retina_otel.pipeline.attribute_costs import MetricCardinality
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.folding import Folding
@@ -196,4 +197,13 @@ def folding(routes: Sequence[Route]) -> dict[str, Folding]:
         for route in routes
         if isinstance(route.pipeline, MetricsPipeline)
         for name in route.names
+    }
+
+
+def cardinality(routes: Sequence[Route]) -> dict[str, tuple[MetricCardinality, ...]]:
+    """What the attributes of each metric cost, by pipeline; of one that has several names, once."""
+    return {
+        route.names[0]: route.pipeline.accumulator.cardinality()
+        for route in routes
+        if isinstance(route.pipeline, MetricsPipeline)
     }

@@ -23,13 +23,14 @@ from opentelemetry.sdk.resources import Resource
 from retina_otel import __version__
 from retina_otel.agent import own_metrics as own
 from retina_otel.agent.resource import own_usage
+from retina_otel.agent.routes import Route, folding, series
 from retina_otel.agent.status import StatusBoard
 from retina_otel.component import Collected, State
 from retina_otel.model import batches
 from retina_otel.model.attributes import ERROR_TYPE, K8S_NAMESPACE_NAME, NETWORK_INTERFACE_NAME
 from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.folding import FoldedOf, Folding
+from retina_otel.pipeline.folding import FoldedOf
 from retina_otel.pipeline.ledger import ExportCounts
 
 _SIGNALS = {"points": "metric", "events": "log"}
@@ -47,15 +48,12 @@ class OwnTelemetry:
     def __init__(
         self,
         board: StatusBoard,
-        series: Callable[[], Mapping[str, int]],
-        folding: Callable[[], Mapping[str, Folding]],
+        routes: Callable[[], Sequence[Route]],
         interval_s: float,
     ) -> None:
-        """`series()` and `folding()` give, by pipeline, the live series and what there was no room
-        for."""
+        """`routes()` gives the pipelines that run."""
         self._board = board
-        self._series = series
-        self._folding = folding
+        self._routes = routes
         self._interval_ns = int(interval_s * 1e9)
         self._window_start_ns = 0
         self._reader = InMemoryMetricReader(preferred_temporality=_DELTA)
@@ -238,17 +236,17 @@ class OwnTelemetry:
             )
 
     def _pipeline_series(self) -> Iterator[Observation]:
-        for name, count in self._series().items():
+        for name, count in series(self._routes()).items():
             yield Observation(count, {own.PIPELINE_NAME.name: name})
 
     def _folded_series(self) -> Iterator[Observation]:
-        for pipeline, folding in self._folding().items():
-            for key, count in folding.series.items():
+        for pipeline, folded in folding(self._routes()).items():
+            for key, count in folded.series.items():
                 yield Observation(count, _folded(pipeline, key))
 
     def _folded_io(self) -> Iterator[Observation]:
-        for pipeline, folding in self._folding().items():
-            for key, amount in folding.io.items():
+        for pipeline, folded in folding(self._routes()).items():
+            for key, amount in folded.io.items():
                 yield Observation(amount, _folded(pipeline, key))
 
     def _cpu_time(self) -> Iterator[Observation]:

@@ -1,13 +1,16 @@
 """`health_check`: over HTTP, whether the agent is ready, what each component does, and its ledgers.
 
 `GET /` answers 200 when the agent is ready and 503 otherwise, with the same JSON; a probe needs
-only the number. It tells who runs, not what was seen; on loopback unless configured.
+only the number. `GET /cardinality` answers what each attribute costs in series, counted when it is
+asked for. It tells who runs, not what was seen; on loopback unless configured.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import threading
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -17,8 +20,10 @@ from retina_otel import __version__
 from retina_otel.component import AgentStatus, Component, ComponentKind, Context, Settings
 from retina_otel.delivery.serving import Handler, ListenAddress, Server
 from retina_otel.errors import cannot_listen
+from retina_otel.pipeline.attribute_costs import MetricCardinality
 
 _REQUEST_TIMEOUT_S = 5.0
+CARDINALITY_PATH = "/cardinality"
 
 
 class HealthCheckSettings(Settings):
@@ -28,7 +33,7 @@ class HealthCheckSettings(Settings):
     """Address and port to listen on. A Kubernetes probe needs `0.0.0.0:13133`, or the pod's
     address."""
     path: str = Field(default="/", pattern=r"^/\S*$")
-    """Path that is answered; any other is 404."""
+    """Path of the agent's health; that of its cardinality is `/cardinality`, any other is 404."""
 
 
 class HealthCheck:
@@ -82,10 +87,24 @@ def render(status: AgentStatus) -> dict[str, Any]:
     }
 
 
+def render_cardinality(
+    pipelines: Mapping[str, tuple[MetricCardinality, ...]],
+) -> dict[str, Any]:
+    """What is answered of cardinality, ready for JSON."""
+    return {
+        "pipelines": {
+            name: [dataclasses.asdict(metric) for metric in metrics]
+            for name, metrics in pipelines.items()
+        }
+    }
+
+
 class _Server(Server):
     def __init__(self, settings: HealthCheckSettings, context: Context) -> None:
         self.path = settings.path
         self.status = context.status
+        self.cardinality = context.cardinality
+        self.counting = threading.Lock()
         super().__init__(
             settings.endpoint, _Handler, timeout_s=_REQUEST_TIMEOUT_S, logger=context.logger
         )
@@ -95,15 +114,22 @@ class _Handler(Handler):
     server: _Server
 
     def respond(self) -> None:
-        if self.path.partition("?")[0] != self.server.path:
+        path = self.path.partition("?")[0]
+        if path == CARDINALITY_PATH != self.server.path:
+            # One at a time: whoever asks often must not keep the agent from its work.
+            with self.server.counting:
+                self._answer(HTTPStatus.OK, render_cardinality(self.server.cardinality()))
+            return
+        if path != self.server.path:
             self.answer_text(HTTPStatus.NOT_FOUND, f"Not here: health is at {self.server.path}")
             return
         status = self.server.status()
-        self.answer(
-            HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE,
-            json.dumps(render(status), indent=2).encode() + b"\n",
-            "application/json",
-        )
+        code = HTTPStatus.OK if status.ready else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(code, render(status))
+
+    def _answer(self, code: HTTPStatus, content: dict[str, Any]) -> None:
+        body = json.dumps(content, indent=2).encode() + b"\n"
+        self.answer(code, body, "application/json")
 
 
 COMPONENT = Component(

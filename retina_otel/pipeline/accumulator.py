@@ -23,6 +23,7 @@ import numpy.typing as npt
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import MetricBatch, Values
 from retina_otel.model.signals import Metric
+from retina_otel.pipeline.attribute_costs import MetricCardinality, cardinality
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.folding import Folding, weights
 from retina_otel.pipeline.overlay import Overlay
@@ -205,6 +206,17 @@ class Accumulator:
         """The snapshot that readers take now. Any thread; don't read its set ids without a
         reader."""
         return self._snapshot
+
+    def cardinality(self) -> tuple[MetricCardinality, ...]:
+        """What each attribute costs, by the newest snapshot. Any thread; takes its time."""
+        reader = self.reader("cardinality")
+        try:
+            snapshot = reader.hold()
+            if snapshot is None:
+                return ()
+            return cardinality(snapshot, self.settings.cardinality_limit, self.folding.series)
+        finally:
+            self.remove(reader)
 
     def totals(self) -> dict[Metric, Totals]:
         """Where all that was added is, by the newest snapshot. Any thread."""

@@ -59,11 +59,17 @@ class SnapshotReader:
         """Series that ended in this snapshot or before need not be kept for this reader."""
         return self._before if self._stale_markers else self._acknowledged
 
-    def take(self) -> MetricsExport | None:
-        """The newest snapshot as points; None before the first one. Lets go of the one before."""
+    def hold(self) -> Snapshot | None:
+        """The newest snapshot as it is. Its ids keep their meaning until the next `hold`, `take`
+        or `acknowledge`, or until the reader is removed."""
         with self._lock:
             snapshot = self._newest()
             self.holds = snapshot.sequence if snapshot is not None else None
+        return snapshot
+
+    def take(self) -> MetricsExport | None:
+        """The newest snapshot as points; None before the first one. Lets go of the one before."""
+        snapshot = self.hold()
         if snapshot is None:
             return None
         self._taken = (snapshot, self._acknowledged)

@@ -45,7 +45,7 @@ def labels(signal_: str, error_type: str = "") -> Labels:
 
 def page(board: StatusBoard) -> dict[str, dict[Labels, float]]:
     """What Prometheus reads of the own metrics, by name and labels."""
-    telemetry = OwnTelemetry(board, dict, dict, 15)
+    telemetry = OwnTelemetry(board, tuple, 15)
     accumulator = Accumulator(EndpointTable())
     for batch in telemetry.collect(Window(10**18, 10**18 + 10**9), now=True).metrics:
         accumulator.add(batch)

@@ -138,6 +138,22 @@ def test_health_endpoint_tells_components_and_ledgers(agent: Process) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{agent.port}/nowhere", timeout=5)
 
 
+def test_the_command_cardinality_asks_the_agent(agent: Process) -> None:
+    done = run("cardinality", "--endpoint", f"127.0.0.1:{agent.port}", "--json")
+    [status] = [
+        metric
+        for metric in json.loads(done.stdout)["pipelines"]["own"]
+        if metric["metric"] == "retina.component.status"
+    ]
+    costs = {one["name"]: (one["values"], one["series_without"]) for one in status["attributes"]}
+    assert status["series"] == 15  # of three components the five states
+    assert costs == {
+        "retina.component.kind": (3, 15),
+        "retina.component.id": (3, 15),
+        "retina.component.state": (5, 3),
+    }
+
+
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "retina_otel", *arguments],
