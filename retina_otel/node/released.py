@@ -62,13 +62,13 @@ class ReleasedSockets:
         owners, rows = self._owners.drain()
         if len(self._known) > _MAX_KNOWN:
             self._known.clear()
-        for owner, row in zip(owners.tolist(), rows, strict=True):
-            if row["complete"]:
-                self._known[owner] = workloads.of_paths(row["paths"])
+        complete = rows["complete"] != 0
+        names = workloads.of_paths(rows["paths"][complete])
+        self._known.update(zip(owners[complete].tolist(), names, strict=True))
         distinct, place = _distinct(keys["owner"])
-        names = [self._known.get(owner) for owner in distinct.tolist()]
-        told = np.array([one is not None for one in names], np.bool_)[place]
-        return local_ends(keys["end"][told], place[told]), [one or () for one in names]
+        known = [self._known.get(owner) for owner in distinct.tolist()]
+        told = np.array([one is not None for one in known], np.bool_)[place]
+        return local_ends(keys["end"][told], place[told]), [one or () for one in known]
 
 
 def find_root() -> Path:

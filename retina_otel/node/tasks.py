@@ -80,8 +80,10 @@ class TaskWalk:
         testrun.run(self._program)
         keys, rows = self._tasks.drain()
         groups = tuple(
-            Group(netns, workloads.of_paths(paths))
-            for netns, paths in zip(keys["netns"].tolist(), rows["paths"], strict=True)
+            Group(netns, names)
+            for netns, names in zip(
+                keys["netns"].tolist(), workloads.of_paths(rows["paths"]), strict=True
+            )
         )
         nsids = self._nsids[: int(variables.nsids_count)]
         return Look(

@@ -12,6 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy.typing as npt
+
 _POD = re.compile(
     rb"(?:^|-)pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12}"
     # A static pod's is a digest of its manifest.
@@ -32,7 +34,6 @@ def legacy_in_use() -> bool:
     return any(line.split()[1] != "0" for line in lines if not line.startswith("#"))
 
 
-@lru_cache(_CACHED)
 def of_cgroup(names: tuple[bytes, ...]) -> tuple[str, ...]:
     """The workloads of a cgroup, given by its name and those of the cgroups above it.
 
@@ -49,13 +50,21 @@ def of_cgroup(names: tuple[bytes, ...]) -> tuple[str, ...]:
     return tuple(reversed(containers))
 
 
-def of_paths(paths: Any) -> tuple[str, ...]:
-    """The workloads of a process by its paths in version 2 and in version 1, which may know less
-    (a record `struct rt_cgroup_paths`): the first of them is the one that tells owners apart."""
-    found = [
-        of_cgroup(tuple(filter(None, paths[version]["names"].tolist())))
-        for version in ("unified", "legacy")
+def of_paths(paths: npt.NDArray[Any]) -> list[tuple[str, ...]]:
+    """The workloads of processes by their cgroups in version 2 and in version 1, which may know
+    less (records `struct rt_cgroup_paths`): the first of them is the one that tells owners apart.
+    """
+    return [
+        _of_both(tuple(unified), tuple(legacy))
+        for unified, legacy in zip(
+            paths["unified"]["names"].tolist(), paths["legacy"]["names"].tolist(), strict=True
+        )
     ]
+
+
+@lru_cache(_CACHED)
+def _of_both(unified: tuple[bytes, ...], legacy: tuple[bytes, ...]) -> tuple[str, ...]:
+    found = of_cgroup(unified), of_cgroup(legacy)
     # A UID is shorter than an id of a container: whichever hierarchy has the pod comes first.
     first, second = sorted(found, key=lambda names: len(names[0]) if names else 1 << 16)
     return tuple(dict.fromkeys(first + second))

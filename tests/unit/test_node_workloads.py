@@ -43,18 +43,18 @@ def test_a_cgroup_tells_its_pod_and_containers(path, expected):
     assert of_cgroup(names) == expected
 
 
-def paths(unified: list[bytes], legacy: list[bytes]) -> np.void:
+def paths(unified: list[bytes], legacy: list[bytes]) -> np.ndarray:
     record = np.zeros(1, [(name, [("names", "S96", 6)]) for name in ("unified", "legacy")])
     for name, given in (("unified", unified), ("legacy", legacy)):
         record[name]["names"][0, : len(given)] = given
-    return record[0]
+    return record
 
 
 def test_the_hierarchy_that_has_the_pod_comes_first():
     pod = [f"pod{UID}".encode(), b"kubepods"]
     container = [A.encode(), b"k8s.io"]
-    assert of_paths(paths(pod, container)) == (UID, A)
-    assert of_paths(paths(container, pod)) == (UID, A)
-    assert of_paths(paths([], pod)) == (UID,)
-    assert of_paths(paths(container, [])) == (A,)
-    assert of_paths(paths([], [])) == ()
+    assert of_paths(paths(pod, container)) == [(UID, A)]
+    assert of_paths(paths(container, pod)) == [(UID, A)]
+    assert of_paths(paths([], pod)) == [(UID,)]
+    assert of_paths(paths(container, [])) == [(A,)]
+    assert of_paths(paths([], [])) == [()]
