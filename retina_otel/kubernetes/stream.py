@@ -19,8 +19,8 @@ from threading import Event
 _LARGEST_HEAD = 64 << 10
 _LARGEST_FRAME = 16 << 20
 """etcd takes no object above 1.5 MiB."""
-_LARGEST_DRAIN = 4 << 20
-"""Bytes taken at once: what is decoded in one go stays bounded."""
+_LARGEST_DRAIN = 256 << 10
+"""Bytes taken at once. They are copied a few times on their way: memory stays bounded."""
 _PIECE = 64 << 10
 
 
@@ -45,6 +45,8 @@ class Stream:
         self._body: _Chunks | _Plain = _Chunks() if chunked else _Plain(_length(length))
         self._ready = self._body.feed(rest)
         self._socket.setblocking(False)
+        self._more = False
+        """The last drain left something behind, very likely."""
         self._wake_out, self._wake_in = socket.socketpair()
 
     def close(self) -> None:
@@ -72,7 +74,7 @@ class Stream:
         deadline = time.monotonic() + timeout_s
         while True:
             # TLS may have decrypted more than was taken: that makes no socket readable.
-            if not self._pending():
+            if not self._more and not self._pending():
                 left = deadline - time.monotonic()
                 readable, _, _ = select.select(
                     [self._socket, self._wake_out], [], [], max(0.0, left)
@@ -81,7 +83,7 @@ class Stream:
                     raise TimeoutError("nothing came")
                 if self._wake_out in readable:
                     return b""
-            if nap_s:
+            if nap_s and not self._more:
                 _nap(nap_s, stop)
             if payload := self._drain():
                 return payload
@@ -113,6 +115,7 @@ class Stream:
             parts.append(piece)
             size += len(piece)
             closed = not piece
+        self._more = size >= _LARGEST_DRAIN
         payload = self._body.feed(b"".join(parts))
         if not payload and self._body.ended:
             raise EOFError
