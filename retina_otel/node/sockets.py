@@ -19,8 +19,9 @@ from retina_otel.node.released import ReleasedSockets
 
 FRESH_NS = 500_000_000
 """A look that is not older is not repeated: those who ask in one tick get the same."""
-REMEMBERED_NS = 60_000_000_000
-"""How long a socket that has gone still answers, and keeps the next owner from answering."""
+REMEMBERED_LOOKS = 3
+"""A socket that has gone still answers, and keeps the next owner from answering, as long as rows of
+its time may come: those of one tick, and those that were held back for another."""
 
 _TCP, _MPTCP = 6, 262
 _PREFIX = 0xFFFF
@@ -45,7 +46,8 @@ class _Held:
     rest: _U64
     """Protocol and port."""
     owner: npt.NDArray[np.int64]
-    seen_ns: npt.NDArray[np.int64]
+    seen: npt.NDArray[np.int64]
+    """Number of the last look that found it."""
 
     def take(self, which: npt.NDArray[np.intp] | npt.NDArray[np.bool_]) -> _Held:
         return _Held(*(getattr(self, field.name)[which] for field in fields(_Held)))
@@ -58,6 +60,7 @@ class NodeSockets:
         self._looks = looks
         self._monotonic_ns = monotonic_ns
         self._looked_ns: int | None = None
+        self._look = 0
         self._released: ReleasedSockets | None = None
         self._blind = ""
         self._owners: dict[str, int] = {}
@@ -109,13 +112,14 @@ class NodeSockets:
         if look is None:
             return
         self._looked_ns = now_ns
+        self._look += 1
         self.lost += look.lost
-        seen = [_ends(look.sockets, self._indices([g.workloads for g in look.groups]), now_ns)]
+        seen = [_ends(look.sockets, self._indices([g.workloads for g in look.groups]), self._look)]
         released = self._take_released()
         if released is not None:
             sockets, names = released
-            seen.append(_ends(sockets, self._indices(names), now_ns))
-        remembered = self._held.take(self._held.seen_ns >= now_ns - REMEMBERED_NS)
+            seen.append(_ends(sockets, self._indices(names), self._look))
+        remembered = self._held.take(self._held.seen > self._look - REMEMBERED_LOOKS)
         self._held = _newest(_joined(remembered, *seen))
         self._ends = _judged(self._held)
         hashes = _mix(self._ends.hi, self._ends.lo, self._ends.rest)
@@ -157,12 +161,12 @@ def _rest(protocol: _U64, port: npt.NDArray[np.uint16]) -> _U64:
     return protocol << np.uint64(16) | port.astype(np.uint64)
 
 
-def _ends(sockets: LocalEnds, indices: npt.NDArray[np.int64], now_ns: int) -> _Held:
+def _ends(sockets: LocalEnds, indices: npt.NDArray[np.int64], look: int) -> _Held:
     """The local ends of sockets; one that takes both families has two."""
     protocol = np.where(sockets.protocol == _MPTCP, _TCP, sockets.protocol).astype(np.uint64)
-    seen_ns = np.full(len(sockets), now_ns, np.int64)
+    seen = np.full(len(sockets), look, np.int64)
     held = _Held(
-        sockets.hi, sockets.lo, _rest(protocol, sockets.port), indices[sockets.owner], seen_ns
+        sockets.hi, sockets.lo, _rest(protocol, sockets.port), indices[sockets.owner], seen
     )
     both = held.take((sockets.hi == 0) & (sockets.lo == _ANY_IPV6) & ~sockets.only_ipv6)
     return _joined(held, replace(both, lo=np.full_like(both.lo, _ANY_IPV4)))
@@ -176,7 +180,7 @@ def _joined(*parts: _Held) -> _Held:
 
 def _newest(held: _Held) -> _Held:
     """One row for each end and owner, seen when it was seen last; sorted by end."""
-    held = held.take(np.lexsort((held.seen_ns, held.owner, held.rest, held.lo, held.hi)))
+    held = held.take(np.lexsort((held.seen, held.owner, held.rest, held.lo, held.hi)))
     last = np.ones(len(held.owner), np.bool_)
     last[:-1] = _ends_differ(held) | (held.owner[1:] != held.owner[:-1])
     return held.take(last)
