@@ -1,6 +1,6 @@
 """A cluster to try things on: started with the sample workloads, ended by Ctrl-C.
 
-    python -m retina_otel.testing.cluster [--nodes N] [--empty]
+python -m retina_otel.testing.cluster [--nodes N] [--empty]
 """
 
 from __future__ import annotations

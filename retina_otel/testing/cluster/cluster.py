@@ -17,7 +17,7 @@ from retina_otel.testing.cluster.node import Node
 
 ADDONS = Path(__file__).with_name("addons.yaml")
 WORKLOADS = Path(__file__).with_name("workloads.yaml")
-"""One of each kind of workload, in the namespace shop; ClusterIP, NodePort and headless Services."""
+"""One of each kind of workload and of Service, in the namespace shop."""
 
 
 class Cluster(ControlPlane):
@@ -70,7 +70,7 @@ class Cluster(ControlPlane):
         self.ground.close()
 
     def import_image(self, archive: Path) -> None:
-        """Makes the images of a docker-archive known to every node. Pods that use them need
+        """Makes the images of a docker-archive known to every node. Pods that use them say
         `imagePullPolicy: Never`."""
         for node in self.nodes:
             node.import_image(archive)

@@ -37,7 +37,7 @@ def write_image(
     layer = archive.with_suffix(".layer")
     with tarfile.open(layer, "w") as tar:
         for path, content in files.items():
-            tar.addfile(*_member(path, content))
+            _add(tar, path, content)
         for path, target in (links or {}).items():
             link = tarfile.TarInfo(path)
             link.type, link.linkname, link.mode = tarfile.SYMTYPE, target, 0o777
@@ -55,8 +55,8 @@ def write_image(
     }
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     with tarfile.open(archive, "w") as tar:
-        tar.addfile(*_member("manifest.json", json.dumps(manifest).encode()))
-        tar.addfile(*_member("config.json", json.dumps(config).encode()))
+        _add(tar, "manifest.json", json.dumps(manifest).encode())
+        _add(tar, "config.json", json.dumps(config).encode())
         tar.add(layer, "layer.tar")
     layer.unlink()
     return archive
@@ -89,11 +89,13 @@ def write_coredns(folder: Path) -> Path:
     return write_image(folder / "coredns.tar", COREDNS, files, command=["/coredns"])
 
 
-def _member(path: str, content: Path | bytes) -> tuple[tarfile.TarInfo, io.BufferedIOBase]:
+def _add(tar: tarfile.TarFile, path: str, content: Path | bytes) -> None:
     entry = tarfile.TarInfo(path)
     if isinstance(content, bytes):
         entry.size, entry.mode = len(content), 0o644
-        return entry, io.BytesIO(content)
+        tar.addfile(entry, io.BytesIO(content))
+        return
     status = content.stat()
     entry.size, entry.mode = status.st_size, status.st_mode & 0o777
-    return entry, content.open("rb")
+    with content.open("rb") as read:
+        tar.addfile(entry, read)

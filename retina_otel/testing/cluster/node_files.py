@@ -47,13 +47,23 @@ mount --make-rshared /
 
 
 def ipam_plugin() -> str:
-    """A CNI plugin: host-local, with a range of their own for pods of a pinned namespace."""
+    """A CNI plugin: host-local, with a range of their own for pods of a pinned namespace.
+
+    Such a pod waits for an address that another one still has: kubelet would ask again only after
+    ten seconds and more.
+    """
     host_local = node_file("usr/lib/cni/host-local")
     return f"""#!/bin/sh
 namespace=$(echo "$CNI_ARGS" | tr ';' '\\n' | sed -n 's/^K8S_POD_NAMESPACE=//p')
 pinned={CNI_FOLDER}/pinned/$namespace.json
-if [ -n "$namespace" ] && [ -f "$pinned" ]; then exec {host_local} <"$pinned"; fi
-exec {host_local}
+if [ -z "$namespace" ] || [ ! -f "$pinned" ]; then exec {host_local}; fi
+if [ "$CNI_COMMAND" = ADD ]; then
+    for attempt in $(seq 400); do
+        if answer=$({host_local} <"$pinned"); then echo "$answer"; exit; fi
+        sleep 0.02
+    done
+fi
+exec {host_local} <"$pinned"
 """
 
 

@@ -95,8 +95,8 @@ class Store:
 
 def _call(channel: grpc.Channel, method: str, request: bytes) -> bytes:
     # Two calls do not make up for generated code: messages go as bytes.
-    answer: bytes = channel.unary_unary(method)(request, timeout=10)
-    return answer
+    ask = channel.unary_unary(method, request_serializer=bytes, response_deserializer=bytes)
+    return bytes(ask(request, timeout=10))
 
 
 def _varint(number: int) -> bytes:
