@@ -21,6 +21,7 @@ from retina_otel.pipeline.claims import (
     EndpointKind,
     Segment,
     alone,
+    one_after_another,
     timeline,
 )
 from retina_otel.pipeline.hash_index import MISSING
@@ -184,6 +185,9 @@ class ClaimIndex:
         rows = self._rows
         if len(claimants) == 1:
             return alone(claimants[0], rows[claimants[0]].endpoint.valid)
+        spans = [(rows[number].endpoint.valid, number) for number in claimants]
+        if (segments := one_after_another(spans)) is not None:
+            return segments
         return timeline([self._claim_of(number) for number in claimants])
 
     def _claim_of(self, number: int) -> Claim:

@@ -129,6 +129,27 @@ def alone(row: int, valid: Validity) -> list[Segment]:
     return [(valid.possible_from, row), (valid.possible_until, NOBODY)]
 
 
+def one_after_another(spans: Sequence[tuple[Validity, int]]) -> list[Segment] | None:
+    """The timeline of rows of which no two can be meant at once, the usual case; else None."""
+    segments: list[Segment] = []
+    end_ns = -1
+    for valid, row in sorted(spans, key=_begins):
+        from_ns, until_ns = valid.possible_from, valid.possible_until
+        if from_ns < end_ns or from_ns >= until_ns:
+            return None
+        if from_ns == end_ns:
+            segments.pop()
+        segments.append((from_ns, row))
+        if until_ns < FOREVER:
+            segments.append((until_ns, NOBODY))
+        end_ns = until_ns
+    return segments
+
+
+def _begins(span: tuple[Validity, int]) -> int:
+    return span[0].possible_from
+
+
 def _overlapping(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
     """In order of time, those that can't be judged apart; without those that never were."""
     group: list[Claim] = []

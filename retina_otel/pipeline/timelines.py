@@ -29,10 +29,16 @@ class _Blocks:
     """Runs of segments in two arrays, of sizes that are powers of two; freed ones are reused."""
 
     def __init__(self) -> None:
-        self.from_ns: _Times = np.zeros(_MIN_CAPACITY, np.int64)
-        self.rows: _Rows = np.zeros(_MIN_CAPACITY, np.int32)
+        self.from_ns: _Times = np.zeros(0, np.int64)
+        self.rows: _Rows = np.zeros(0, np.int32)
         self._free: dict[int, list[int]] = {}
         self._end = 0
+        self._grow(_MIN_CAPACITY)
+
+    def _grow(self, capacity: int) -> None:
+        self.from_ns = _grown(self.from_ns, capacity, 0)
+        self.rows = _grown(self.rows, capacity, 0)
+        self._one_from, self._one_row = self.from_ns.data, self.rows.data
 
     def store(self, segments: Sequence[Segment]) -> int:
         """Where they begin."""
@@ -44,11 +50,10 @@ class _Blocks:
             start = self._end
             self._end += 1 << bits
             if self._end > len(self.rows):
-                self.from_ns = _grown(self.from_ns, self._end * 2, 0)
-                self.rows = _grown(self.rows, self._end * 2, 0)
-        end = start + len(segments)
-        self.from_ns[start:end] = [from_ns for from_ns, _ in segments]
-        self.rows[start:end] = [row for _, row in segments]
+                self._grow(self._end * 2)
+        from_ns, rows = self._one_from, self._one_row
+        for at, segment in enumerate(segments, start):
+            from_ns[at], rows[at] = segment
         return start
 
     def free(self, start: int, count: int) -> None:

@@ -1,4 +1,6 @@
-"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|agent]...`, by default all."""
+"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|identity|agent|kubernetes]...`, by
+default all.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 
 from tests.bench.report import Report
 
-PARTS = ("packets", "pipeline", "agent")
+PARTS = ("packets", "pipeline", "identity", "agent", "kubernetes")
 
 
 def main() -> int:

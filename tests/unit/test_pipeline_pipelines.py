@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -223,7 +224,7 @@ def test_rows_of_a_batch_are_taken_from_all_its_columns() -> None:
     assert (part.source.ifindex.tolist(), part.source.netns.tolist()) == ([6], [9])
     assert part.source_rows is not None
     assert (part.source_rows.tolist(), part.destination_rows) == ([2], None)
-    own = {"key": column, "n": np.array([7, 8])}
+    own: dict[str, Column | npt.NDArray[np.int64]] = {"key": column, "n": np.array([7, 8])}
     event = EventBatch(PLAIN, Window(0, 1), np.array([3, 4]), own).at(np.array([1]))
     assert event.time_ns.tolist() == [4]
     assert event.own["n"].tolist() == [8]  # type: ignore[union-attr]
@@ -358,7 +359,8 @@ def test_events_settle_too() -> None:
     times = np.array([5, 9], np.int64) * SECOND
     one = addressed(9, 0).source
     assert one is not None
-    events = EventBatch(PLAIN, Window(9 * SECOND, 10 * SECOND), times, {}, one.at(np.zeros(2, int)))
+    events = EventBatch(PLAIN, Window(9 * SECOND, 10 * SECOND), times)
+    events = replace(events, source=one.at(np.zeros(2, np.int64)))
     pipeline.push([resolved(events)])
     told = []
     for tick in range(10, 13):
