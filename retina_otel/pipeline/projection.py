@@ -33,15 +33,16 @@ DEFAULT_END_ATTRIBUTES: Mapping[EndpointKind, tuple[str, ...]] = {
         "k8s.namespace.name",
         "k8s.pod.name",
         "k8s.owner.name",
-        "k8s.owner.type",
+        "k8s.service.name",
     ),
-    EndpointKind.NODE: ("k8s.node.name",),
+    EndpointKind.NODE: ("k8s.node.name", "k8s.service.name"),
     EndpointKind.SERVICE: ("k8s.namespace.name", "k8s.service.name"),
     EndpointKind.CIDR: ("cidr",),
     EndpointKind.WORLD: ("k8s.resource.type",),
 }
 """Attributes of an end that are on a point unless others are chosen, by what the end is. The node
-of a one-ended metric is left out: it is the resource."""
+of a one-ended metric is left out: it is the resource. Of a pod's or a node's, the service is there
+only if the end was reached through one, so that a point of `retina.flow.*` has ten at most."""
 
 PREFIXES: Mapping[Ends, tuple[str, ...]] = {
     Ends.NONE: (),

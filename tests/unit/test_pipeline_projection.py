@@ -84,10 +84,30 @@ def test_a_point_says_by_default_who_its_ends_are_and_what_is_bounded() -> None:
         "source.k8s.namespace.name": "shop",
         "source.k8s.pod.name": "web-0",
         "source.k8s.owner.name": "web",
-        "source.k8s.owner.type": "deployment",
         "destination.cidr": "office",
         "transport": "tcp",
     }
+
+
+def test_a_point_of_flows_has_at_most_ten_attributes_of_its_own_and_its_pods() -> None:
+    bench = Bench(FLOW_IO)
+    service = Endpoint(EndpointKind.SERVICE, "s", {"k8s.service.name": "shop"})
+    bench.endpoints.apply([service], source="services")
+    rows = np.array([len(ENDPOINTS) + 1], np.int32)
+    (reached,) = bench.endpoints.combined(rows, np.array([WEB_1], np.int32)).tolist()
+    own = {attribute.name: "x" for attribute in FLOW_IO.attributes}
+    assert sorted(bench.look(WEB_0, reached, **own)) == [
+        "destination.k8s.namespace.name",
+        "destination.k8s.owner.name",
+        "destination.k8s.pod.name",
+        "destination.k8s.service.name",
+        "network.interface.direction",
+        "network.transport",
+        "network.type",
+        "source.k8s.namespace.name",
+        "source.k8s.owner.name",
+        "source.k8s.pod.name",
+    ]
 
 
 def test_a_node_is_named_where_it_is_one_of_two_ends_and_is_the_resource_elsewhere() -> None:
@@ -97,7 +117,6 @@ def test_a_node_is_named_where_it_is_one_of_two_ends_and_is_the_resource_elsewhe
         "k8s.namespace.name": "shop",
         "k8s.pod.name": "web-0",
         "k8s.owner.name": "web",
-        "k8s.owner.type": "deployment",
         "transport": "udp",
     }
     assert Bench(NONE).look(WEB_0, WEB_1, transport="udp") == {"transport": "udp"}
