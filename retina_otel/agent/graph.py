@@ -93,6 +93,8 @@ class Graph:
         self._interfaces = interfaces
         self._facts = facts
         self._board = board
+        for ledger in facts.ledgers:
+            board.keep_ledger(ledger.name, ledger)
         self._status = status
         self._learned = learned
         self._resource: Resource = {}

@@ -8,6 +8,7 @@ from retina_otel.node.looks import Looks
 from retina_otel.node.namespaces import Interfaces, NodeNamespaces
 from retina_otel.node.sockets import NodeSockets
 from retina_otel.node.translations import NodeTranslations
+from retina_otel.pipeline.ledger import Ledger
 
 
 class NodeFacts:
@@ -18,6 +19,10 @@ class NodeFacts:
         self.namespaces = NodeNamespaces(self._looks, interfaces)
         self.sockets = NodeSockets(self._looks, monotonic_ns)
         self.translations = NodeTranslations(monotonic_ns)
+
+    @property
+    def ledgers(self) -> tuple[Ledger, ...]:
+        return self.sockets.ledger, self.translations.ledger
 
     def close(self) -> None:
         self.sockets.close()

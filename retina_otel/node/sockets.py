@@ -16,6 +16,7 @@ from retina_otel.errors import KernelError
 from retina_otel.node.ends import LocalEnds
 from retina_otel.node.looks import Looks, in_one_line
 from retina_otel.node.released import ReleasedSockets
+from retina_otel.pipeline.ledger import Ledger
 
 FRESH_NS = 500_000_000
 """A look that is not older is not repeated: those who ask in one tick get the same."""
@@ -61,6 +62,7 @@ class NodeSockets:
         self._monotonic_ns = monotonic_ns
         self._looked_ns: int | None = None
         self._look = 0
+        self._without_room = 0
         self._released: ReleasedSockets | None = None
         self._blind = ""
         self._owners: dict[str, int] = {}
@@ -70,8 +72,7 @@ class NodeSockets:
         self._held = _Held(none, none, none, seen, seen)
         self._hashes: _U64 = np.zeros(0, np.uint64)
         self._ends = self._held
-        self.lost = 0
-        """Sockets and processes for which a look had no room, in all."""
+        self.ledger = Ledger("node/sockets", "sockets")
 
     @property
     def workloads(self) -> Sequence[frozenset[str]]:
@@ -113,7 +114,9 @@ class NodeSockets:
             return
         self._looked_ns = now_ns
         self._look += 1
-        self.lost += look.lost
+        if look.lost:
+            self._without_room += look.lost
+            self.ledger.set_beside("without_room", self._without_room)
         seen = [_ends(look.sockets, self._indices([g.workloads for g in look.groups]), self._look)]
         released = self._take_released()
         if released is not None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from retina_otel.errors import KernelError
 from retina_otel.kernel.conntrack import Backends, ConntrackSocket
 from retina_otel.model.namespaces import Tuples
+from retina_otel.pipeline.ledger import Ledger
 
 FRESH_NS = 500_000_000
 """An answer that is not older is not asked for again: those who ask in one tick get the same."""
@@ -37,8 +38,8 @@ class NodeTranslations:
         self._known = _Answers.none()
         self.unavailable = ""
         """Why nothing can be said, with the remedy; empty if all is well."""
-        self.not_asked = 0
-        """Connections beyond the bound on look-ups, in all."""
+        self.ledger = Ledger("node/translations", "connections")
+        """Those to services that were to be looked up, each once a tick."""
 
     def close(self) -> None:
         if self._socket is not None:
@@ -61,8 +62,8 @@ class NodeTranslations:
 
     def _learn(self, hashes: _U64, tuples: Tuples, rows: npt.NDArray[np.intp]) -> None:
         room = max(0, self._lookups - len(self._known.hashes))
-        self.not_asked += len(rows[room:])
-        rows = rows[:room]
+        beyond, rows = len(rows[room:]), rows[:room]
+        self.ledger.add(seen=beyond, lost={"too_many": beyond} if beyond else None)
         asked = tuples.take(rows)
         try:
             if self._socket is None:
@@ -70,9 +71,13 @@ class NodeTranslations:
             found = self._socket.backends(asked)
         except KernelError as error:
             self.unavailable = f"connections can't be looked up: {error}"
+            self.ledger.add(seen=len(rows), lost={"failed": len(rows)})
             self.close()
             return
         self.unavailable = ""
+        translated = int(np.count_nonzero(found[0] | found[1]))
+        others = len(rows) - translated
+        self.ledger.add(seen=len(rows), drained=translated, not_ours={"not_translated": others})
         self._known = self._known.joined(_Answers(hashes[rows], asked, found))
 
 
