@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 from retina_otel.kubernetes.access import Access, AccessError
-from retina_otel.kubernetes.metrics_configuration import (
-    GROUP,
-    PATH,
-    PLURAL,
-    VERSION,
-    MetricsConfiguration,
-    read,
-)
-from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.resources import metadata_of
+from retina_otel.kubernetes.decode import Decoder
+from retina_otel.kubernetes.metrics_configuration import PATH, MetricsConfiguration, read
+from retina_otel.kubernetes.objects import Kind, Object, Workload
+from retina_otel.kubernetes.resources import Resource
 from retina_otel.kubernetes.watch import Change, Timing, Watcher, WatchState
 
 _NOT_FOUND = 404
@@ -58,7 +54,7 @@ class Configurations:
         self._watcher = Watcher(
             access,
             Kind.OWNER,
-            resource=metadata_of(GROUP, VERSION, PLURAL, "MetricsConfiguration"),
+            resource=Resource(PATH, "PartialObjectMetadata", _version),
             on_change=self._changed,
             on_state=self._state,
             timing=timing,
@@ -99,3 +95,10 @@ class Configurations:
         except AccessError as error:
             return error.status != _NOT_FOUND
         return True
+
+
+def _version(decoder: Decoder, message: Any) -> Object:
+    """A watcher tells no change that leaves an object equal: here each version is another."""
+    meta = decoder.meta(message.metadata)
+    told = {"resourceVersion": meta.resource_version}
+    return Workload(replace(meta, annotations=told), "retina.sh/v1alpha1", "MetricsConfiguration")

@@ -23,10 +23,7 @@ from retina_otel.kubernetes.retina_names import (
 )
 from retina_otel.model.durations import parse_duration
 
-GROUP = "retina.sh"
-VERSION = "v1alpha1"
-PLURAL = "metricsconfigurations"
-PATH = f"/apis/{GROUP}/{VERSION}/{PLURAL}"
+PATH = "/apis/retina.sh/v1alpha1/metricsconfigurations"
 """Of the list, in the API."""
 
 MOST_OPTIONS = 256
