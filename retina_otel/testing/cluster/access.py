@@ -50,6 +50,7 @@ class Access(ABC):
         folder.mkdir(mode=0o700)
         self._kubeconfigs = folder
         self._clients: list[ApiClient] = []
+        self._core: CoreV1Api | None = None
         self.kubeconfig = self.kubeconfig_of_user("admin", "system:masters")
         """Path of the administrator's kubeconfig."""
 
@@ -65,8 +66,10 @@ class Access(ABC):
         return made
 
     def core(self) -> CoreV1Api:
-        """The administrator's client of the core group."""
-        return CoreV1Api(self.client())
+        """The administrator's client of the core group, always the same."""
+        if self._core is None:
+            self._core = CoreV1Api(self.client())
+        return self._core
 
     def close_clients(self) -> None:
         for each in self._clients:

@@ -89,7 +89,8 @@ class Node:
         """Pods of this Kubernetes namespace get their addresses from these hosts of the node's
         ranges only: with one host, each pod gets the address of the one before it.
 
-        Hosts from 200 to 254, and no host for two namespaces. Takes effect with the next pod.
+        Hosts from 200 to 254, and no host for two namespaces. Takes effect with the next pod. A pod
+        that is made while all are taken waits up to ten seconds, and has one as soon as it is free.
         """
         if hosts.start < node_files.SHARED_HOSTS.stop or hosts.stop > 255:
             raise RetinaError(f"hosts {hosts} are not for pinning", "Choose some of 200 to 254")
@@ -134,7 +135,7 @@ class Node:
         kubeconfig = self._access.kubeconfig_of_user(
             f"system:node:{self.name}", "system:nodes", inner=True
         )
-        self._start(
+        self.kubelet = self._start(
             "kubelet",
             [
                 binary("kubelet"),
