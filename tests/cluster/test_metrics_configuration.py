@@ -283,6 +283,47 @@ def test_what_is_valid_in_retina_is_taken(api: Api, spec: Json) -> None:
     assert api.status()["lastKnownSpec"] == configuration(**spec)["spec"]
 
 
+LABELS: Json = {"sourceLabels": ["ip", "podname", "port"], "additionalLabels": ["direction"]}
+OF_ITS_PAGE: Json = {
+    "contextOptions": [{"metricName": name, **LABELS} for name in ("drop_count", "forward_count")],
+    "namespaces": {"include": ["default", "kube-system"]},
+}
+OF_ITS_SAMPLES: Json = {
+    "contextOptions": [
+        {
+            "metricName": "requests_total",
+            "sourceLabels": ["source"],
+            "additionalLabels": ["direction"],
+        }
+    ],
+    "namespaces": {"include": ["default"], "exclude": ["kube-system"]},
+}
+
+
+@by(ours, retinas)
+def test_retinas_own_examples_do_here_what_the_table_says(
+    request: pytest.FixtureRequest, api: Api
+) -> None:
+    api.create("page", **OF_ITS_PAGE)
+    if "ours" in request.node.name:
+        with pytest.raises(AccessError, match="both include and exclude are set"):
+            api.create("sample", **OF_ITS_SAMPLES)
+    else:
+        api.create("sample", **OF_ITS_SAMPLES)
+    api.write_statuses()
+    assert api.status("page")["state"] == "Warning"
+    assert api.status("page")["reason"] == (
+        "spec.contextOptions[0].additionalLabels[0]: drop_count has no direction; "
+        "the label is left out"
+    )
+    sample = next((one for one in read_all(api.access) if one.name == "sample"), None)
+    if sample is not None:
+        assert sample.status.state == "Errored"
+        assert "spec.contextOptions[0].metricName: unknown metric" in sample.status.reason
+        assert "spec.namespaces: both include and exclude are set" in sample.status.reason
+        assert sample.in_force is None
+
+
 @by(ours, retinas, without_status)
 def test_the_status_says_what_is_wrong_by_path(api: Api) -> None:
     good = api.create()["spec"]
