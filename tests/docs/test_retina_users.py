@@ -1,4 +1,4 @@
-"""Each row of the table for Retina's users names a test that there is; examples are as they should."""
+"""The table for Retina's users names tests that there are, and examples are right."""
 
 from __future__ import annotations
 
