@@ -7,7 +7,7 @@ which endpoints have become what. Not for several threads at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from retina_otel.kubernetes.inventory_changes import Changes, InventoryChange
@@ -71,9 +71,7 @@ class LocalPod:
 class _Pod:
     endpoint: Endpoint
     owner: OwnerRef | None
-    containers: tuple[str, ...]
-    """Only of pods on this node."""
-    observe: bool
+    observe: bool = False
     host_network: bool = False
     published: bool = False
 
@@ -115,11 +113,6 @@ class Inventory:
         return self._owners.missing
 
     @property
-    def services_by_node_port(self) -> Mapping[tuple[str, int], str]:
-        """Keys of services by protocol (in lower case) and node port."""
-        return self._services.by_node_port
-
-    @property
     def own_node(self) -> Node | None:
         return self._nodes.get(self._node_name)
 
@@ -141,7 +134,9 @@ class Inventory:
         """The pods of this node."""
         for uid in self._local:
             pod = self._pods[uid]
-            yield LocalPod(uid, pod.containers, tuple(pod.endpoint.addresses), pod.host_network)
+            yield LocalPod(
+                uid, tuple(pod.endpoint.aliases), tuple(pod.endpoint.addresses), pod.host_network
+            )
 
     def start(self) -> InventoryChange:
         """What is known before anything has been heard."""
@@ -229,6 +224,7 @@ class Inventory:
                 asked_attributes(pod, hidden=ANNOTATION if self._observe_annotated else ""),
             ),
             addresses=addresses,
+            aliases=pod.containers if local else (),
             valid=validity(
                 pod,
                 now_ns,
@@ -239,9 +235,8 @@ class Inventory:
         if end := self._local_ends.get(uid):
             endpoint = _at(endpoint, end)
         if known is None:
-            known = self._pods[uid] = _Pod(endpoint, pod.meta.owner, (), False)
+            known = self._pods[uid] = _Pod(endpoint, pod.meta.owner)
         known.owner = pod.meta.owner
-        known.containers = pod.containers if local else ()
         known.host_network = pod.host_network
         known.observe = self._observe_annotated and asks_for_observation(pod.meta.annotations)
         if local:
@@ -259,15 +254,7 @@ class Inventory:
         if known is None or not known.published:
             return
         before = known.endpoint
-        final = Endpoint(
-            before.kind,
-            uid,
-            before.attributes,
-            addresses=before.addresses,
-            interfaces=before.interfaces,
-            netns=before.netns,
-            valid=ended(before.valid, pod, now_ns),
-        )
+        final = replace(before, valid=ended(before.valid, pod, now_ns))
         changes.end(uid, final)
 
     def _put(
@@ -338,8 +325,7 @@ class Inventory:
                 known.asked,
             )
             if attributes != known:
-                end = LocalEnd(tuple(pod.endpoint.netns), tuple(pod.endpoint.interfaces))
-                self._put(uid, pod, _at(pod.endpoint, end, attributes), changes)
+                self._put(uid, pod, replace(pod.endpoint, attributes=attributes), changes)
 
     def _workload(self, namespace: str, pod_name: str, owner: OwnerRef | None) -> Attributes:
         # A pod without owner is its own, and so is a static one (the node owns it), so that nothing
@@ -362,16 +348,8 @@ class Inventory:
         return self._places[node]
 
 
-def _at(endpoint: Endpoint, end: LocalEnd, attributes: Attributes | None = None) -> Endpoint:
-    return Endpoint(
-        endpoint.kind,
-        endpoint.key,
-        endpoint.attributes if attributes is None else attributes,
-        addresses=endpoint.addresses,
-        interfaces=end.interfaces,
-        netns=end.netns,
-        valid=endpoint.valid,
-    )
+def _at(endpoint: Endpoint, end: LocalEnd) -> Endpoint:
+    return replace(endpoint, netns=end.netns, interfaces=end.interfaces)
 
 
 def _node_of(pod: Endpoint) -> str:

@@ -6,7 +6,7 @@ own address translation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from retina_otel.kubernetes.inventory_changes import Changes
 from retina_otel.kubernetes.inventory_endpoints import (
@@ -28,16 +28,9 @@ class Services:
         """`api_server`: addresses of the API server that are known from elsewhere."""
         self._configured = tuple(api_server)
         self._endpoints: dict[str, Endpoint] = {}
-        self._node_ports: dict[str, tuple[tuple[str, int], ...]] = {}
-        self._by_node_port: dict[tuple[str, int], str] = {}
         self._of_api_server: dict[str, tuple[str, ...]] = {}
         self._slices: dict[str, tuple[str, ...]] = {}
         self._api_server: Endpoint | None = None
-
-    @property
-    def by_node_port(self) -> Mapping[tuple[str, int], str]:
-        """Keys of services by protocol (in lower case) and node port."""
-        return self._by_node_port
 
     def apply(
         self, upserts: Iterable[Service], deletes: Iterable[Service], full: bool, changes: Changes
@@ -94,21 +87,8 @@ class Services:
         if self._endpoints.get(uid) != endpoint:
             self._endpoints[uid] = endpoint
             changes.put(endpoint)
-        self._forget_node_ports(uid)
-        ports = tuple(
-            (port.protocol.lower(), port.node_port) for port in service.ports if port.node_port
-        )
-        if ports:
-            self._node_ports[uid] = ports
-            self._by_node_port.update(dict.fromkeys(ports, uid))
 
     def _forget(self, uid: str, changes: Changes) -> None:
         self._of_api_server.pop(uid, None)
-        self._forget_node_ports(uid)
         if self._endpoints.pop(uid, None) is not None:
             changes.end(uid)
-
-    def _forget_node_ports(self, uid: str) -> None:
-        for port in self._node_ports.pop(uid, ()):
-            if self._by_node_port.get(port) == uid:
-                del self._by_node_port[port]

@@ -153,6 +153,7 @@ def test_pod_on_the_hosts_network_does_not_claim_the_nodes_address() -> None:
     seen = Seen(node_name="node-a")
     seen.apply(Kind.POD, pod("proxy", "172.30.0.2", host_network=True, containers=("c1",)))
     assert seen.endpoints["uid-proxy"].addresses == ()
+    assert seen.endpoints["uid-proxy"].aliases == ("c1",)
     assert list(seen.inventory.local_pods()) == [LocalPod("uid-proxy", ("c1",), (), True)]
 
 
@@ -213,9 +214,9 @@ def test_service_has_its_addresses_and_node_ports() -> None:
         "k8s.resource.type": "service",
     }
     assert list(seen.endpoints) == ["uid-shop-api"]
-    assert seen.inventory.services_by_node_port == {("tcp", 30080): "uid-shop-api"}
+    assert seen.endpoints["uid-shop-api"].node_ports == (6 << 16 | 30080,)
     seen.apply(Kind.SERVICE, service("api", "10.96.0.7"))
-    assert seen.inventory.services_by_node_port == {}
+    assert seen.endpoints["uid-shop-api"].node_ports == ()
     seen.apply(Kind.SERVICE, service("api"))
     assert not seen.endpoints
 

@@ -66,6 +66,8 @@ class Kubernetes:
         self._source: Source | None = None
         self._configurations: Configurations | None = None
         self._merged = Merged()
+        self._missing: dict[Kind, str] = {}
+        """What is not known as long as a kind was not listed."""
         self._owners: OwnerReader | None = None
         self._introduction: Introduction | None = None
 
@@ -103,6 +105,8 @@ class Kubernetes:
         )
         self._owners = OwnerReader(access, self._owner_found, self._owner_refused)
         self._owners.start()
+        self._missing = {one.kind: one.without for one in self._watched}
+        self._tell_missing()
         self._source = self._make_source(access)
         self._source.start()
         if view is not View.NODE:
@@ -196,6 +200,8 @@ class Kubernetes:
                 )
             )
             self._pods_changed |= kind is Kind.POD
+            if self._missing.pop(kind, None):
+                self._tell_missing()
             if self._settings.observe_annotated and kind in (Kind.POD, Kind.NAMESPACE):
                 self._select()
             if self._owners is not None:
@@ -207,6 +213,10 @@ class Kubernetes:
                         if kind_of(missing.ref) not in watched
                     }
                 )
+
+    def _tell_missing(self) -> None:
+        what = ", ".join(self._missing.values())
+        self._reasons.set("lists", f"not heard of yet: {what}" if what else "")
 
     def _state(self, about: str, state: WatchState) -> None:
         if state.synced or not state.reason:

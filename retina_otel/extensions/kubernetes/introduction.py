@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import quote
 
 from retina_otel.errors import RetinaError
@@ -50,18 +51,18 @@ class Introduction:
     def _run(self) -> None:
         retry_s = _FIRST_RETRY_S
         while not self._stop.is_set():
-            try:
-                self._ask()
-            except RetinaError:
-                # The watches say why.
-                self._stop.wait(retry_s)
-                retry_s = min(retry_s * 2, _LAST_RETRY_S)
-                continue
-            self._done.set()
-            return
+            # While there is no answer, the watches say why.
+            with suppress(RetinaError):
+                all_known = self._ask()
+                self._done.set()
+                if all_known:
+                    return
+            self._stop.wait(retry_s)
+            retry_s = min(retry_s * 2, _LAST_RETRY_S)
 
-    def _ask(self) -> None:
-        """Raises RetinaError while there is no answer."""
+    def _ask(self) -> bool:
+        """False if a right is missing, which may be given later. Raises RetinaError while there is
+        no answer."""
         found: dict[str, str | int | bool] = {}
         lacking = []
         uid = self._access.cluster_uid()
@@ -79,6 +80,7 @@ class Introduction:
         self._refused("; ".join(lacking))
         if found and not self._stop.is_set():
             self._learned(found)
+        return not lacking
 
     def _read_node(self) -> Node:
         path = f"/api/v1/nodes/{quote(self._node, safe='')}"
