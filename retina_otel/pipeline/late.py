@@ -24,10 +24,11 @@ from retina_otel.pipeline.endpoints import EndpointKind, EndpointTable
 _Mask = npt.NDArray[np.bool_]
 AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
 
+_UNKNOWN_KIND = EndpointKind.UNKNOWN.value
 _WAITING_KINDS = (Kind.COUNTER, Kind.HISTOGRAM)
-_BY_ADDRESS = (How.ADDRESS, How.BACKEND, How.AMBIGUOUS)
-_MOVING = (EndpointKind.UNKNOWN.value, EndpointKind.POD.value)
-"""Nodes, services and networks do not change their addresses within seconds."""
+_BY_ADDRESS = np.isin(list(How), [How.ADDRESS, How.BACKEND, How.AMBIGUOUS])
+_MOVING = np.isin([kind.value for kind in EndpointKind], [_UNKNOWN_KIND, EndpointKind.POD.value])
+"""By `EndpointKind`. Nodes, services and networks do not change their addresses within seconds."""
 
 
 def lives_here(ends: RawEnds) -> _Mask:
@@ -48,6 +49,8 @@ class LateSettings:
 @dataclass(slots=True)
 class _Waiting(Generic[AnyBatch]):
     batch: AnyBatch
+    due_ns: int
+    """Nothing can change before; 0 while somebody may say whose a local end is."""
     windows: int = 0
 
 
@@ -68,7 +71,7 @@ class LateIdentity(Generic[AnyBatch]):
         """Rows that wait now."""
         self.unsettled = 0
         """Rows, since start, that could not wait: ends that might have been wrong are unknown."""
-        self._resolve = resolve
+        self._resolve: Callable[[AnyBatch], AnyBatch | None] = resolve
         self._endpoints = endpoints
         self._waiting: list[_Waiting[AnyBatch]] = []
 
@@ -84,8 +87,7 @@ class LateIdentity(Generic[AnyBatch]):
             return batch
         if self.held + wanted > self.settings.max_rows:
             return self._given_up(batch, unsettled)
-        self._waiting.append(_Waiting(batch.at(waits)))
-        self.held += wanted
+        self._wait(batch.at(waits), windows=0)
         return batch.at(~waits) if wanted < len(batch) else None
 
     def release(self, now_ns: int) -> Iterator[AnyBatch]:
@@ -94,8 +96,12 @@ class LateIdentity(Generic[AnyBatch]):
         waiting, self._waiting = self._waiting, []
         self.held = 0
         for item in waiting:
-            batch = self._resolve(item.batch)
             item.windows += 1
+            if now_ns < item.due_ns and item.windows < self._windows_to_settle(item.batch):
+                self._waiting.append(item)
+                self.held += len(item.batch)
+                continue
+            batch = self._resolve(item.batch)
             if batch is None:
                 continue
             waits = np.zeros(len(batch), np.bool_)
@@ -111,9 +117,7 @@ class LateIdentity(Generic[AnyBatch]):
             if not waits.all():
                 rest = ~waits
                 yield self._given_up(batch.at(rest), None if unsettled is None else unsettled[rest])
-            item.batch = batch.at(waits)
-            self._waiting.append(item)
-            self.held += len(item.batch)
+            self._wait(batch.at(waits), item.windows)
 
     def release_all(self, now_ns: int) -> Iterator[AnyBatch]:
         """All that waits, resolved once more: the pipeline ends."""
@@ -124,9 +128,17 @@ class LateIdentity(Generic[AnyBatch]):
             if batch is not None:
                 yield self._given_up(batch, self._unsettled(batch, now_ns))
 
+    def _wait(self, batch: AnyBatch, windows: int) -> None:
+        due_ns = 0
+        if self._endpoints is not None and not _open(batch).any():
+            due_ns = int(_last_ns(batch).min()) + self._endpoints.settle_after_ns
+        self._waiting.append(_Waiting(batch, due_ns, windows))
+        self.held += len(batch)
+
     def _windows_to_settle(self, batch: AnyBatch) -> int:
         """Enough for time to pass; a clock that steps back holds nothing for longer."""
-        assert self._endpoints is not None
+        if self._endpoints is None:
+            return 0
         window_ns = max(1, batch.window.end_ns - batch.window.start_ns)
         return 2 + self._endpoints.settle_after_ns // window_ns
 
@@ -150,9 +162,9 @@ class LateIdentity(Generic[AnyBatch]):
         if ends is None or rows is None or how is None:
             return np.zeros(len(batch), np.bool_)
         assert self._endpoints is not None
-        by_address = np.isin(how, _BY_ADDRESS)
-        by_address &= np.isin(self._endpoints.kinds(rows), _MOVING)
-        return by_address | ((how == How.NOBODY) & ~lives_here(ends))
+        by_address: _Mask = _BY_ADDRESS[how] & _MOVING[self._endpoints.kinds(rows)]
+        by_address |= (how == How.NOBODY) & ~lives_here(ends)
+        return by_address
 
     def _given_up(self, batch: AnyBatch, unsettled: _Mask | None) -> AnyBatch:
         if unsettled is None:

@@ -53,7 +53,7 @@ _Protocols = npt.NDArray[np.uint8]
 AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
 
 _TCP, _UDP = 6, 17
-_LOCALLY = (How.INTERFACE, How.NAMESPACE, How.SOCKET)
+_LOCALLY = np.isin(list(How), [How.INTERFACE, How.NAMESPACE, How.SOCKET])
 _NUMBERS = {name: number for number, name in enumerate(TRANSPORTS)}
 
 
@@ -74,7 +74,8 @@ class _End:
 
     @property
     def local(self) -> _Mask:
-        return np.isin(self.how, _LOCALLY)
+        local: _Mask = _LOCALLY[self.how]
+        return local
 
 
 class IdentityProcessor:
