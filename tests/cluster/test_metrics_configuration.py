@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.selection import Selection
 from retina_otel.testing.cluster import ControlPlane
+from retina_otel.testing.cluster.binaries import binary
 from tests.cluster.mirror import QUICK
 from tests.cluster.objects import READ_PODS
 
@@ -381,6 +383,45 @@ def test_a_status_is_not_written_over_an_object_that_has_changed_since(api: Api)
         write_status(session, one, status)
     assert refused.value.status == 409
     assert "lastKnownSpec" not in api.status()
+
+
+@contextmanager
+def installed(control_plane: ControlPlane) -> Iterator[None]:
+    """The chart, by Helm. No kubelet is there to run any of it."""
+
+    def helm(*arguments: str) -> None:
+        config = ["--kubeconfig", str(control_plane.kubeconfig)]
+        subprocess.run([binary("helm"), *arguments, *config], check=True, capture_output=True)
+
+    helm("install", "example", str(OURS.parents[1]))
+    try:
+        yield
+    finally:
+        helm("uninstall", "example", "--wait=false")
+
+
+@by(None)
+def test_helm_installs_our_definition_where_there_is_none(
+    control_plane: ControlPlane, api: Api
+) -> None:
+    with installed(control_plane):
+        until(lambda: served(api), "the kind")
+        with pytest.raises(AccessError, match="both include and exclude are set"):
+            api.create(**OF_ITS_SAMPLES)
+    # It stays when the chart goes, and with it the objects: Helm deletes none.
+    assert served(api)
+    api.request("DELETE", f"{DEFINITIONS}/{NAME}")
+    until(lambda: not served(api), "the end of the kind")
+
+
+@by(retinas)
+def test_helm_leaves_retinas_definition_as_it_is(control_plane: ControlPlane, api: Api) -> None:
+    before = api.request("GET", f"{DEFINITIONS}/{NAME}")
+    with installed(control_plane):
+        after = api.request("GET", f"{DEFINITIONS}/{NAME}")
+    assert after["spec"] == before["spec"]
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    api.create(**OF_ITS_SAMPLES)
 
 
 class Followed:
