@@ -1,0 +1,265 @@
+"""The chart on a real cluster of two nodes: who talks to whom, through services, to the world, from
+the host's network; and that the numbers are those of the pods' own interfaces, to the byte."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from retina_otel.testing.cluster import Cluster
+from retina_otel.testing.cluster.binaries import binary
+from retina_otel.testing.cluster.network import WORLD
+from retina_otel.testing.scrape import fetch
+from tests.cluster.shop import (
+    CHART,
+    ETHERNET,
+    HEALTH_PORT,
+    NAMESPACE,
+    PACKETS,
+    ROOT,
+    TCP,
+    VALUES,
+    WORKLOADS,
+    WORLD_PORT,
+    Shop,
+    WorldServer,
+    counted,
+    counters,
+    described,
+    flows,
+    get,
+    grown,
+    hush,
+    namespace_of,
+    still,
+)
+
+COUNTERS = ["nft", "-j", "list", "counters", "table", "ip", "truth"]
+
+
+@pytest.fixture(scope="module")
+def installed() -> Iterator[Cluster]:
+    """Two nodes with the agent that the chart installs, from the image that the tool builds."""
+    image = subprocess.run(
+        [ROOT / "tools" / "build-image"], check=True, capture_output=True, text=True
+    ).stdout.split()[-1]
+    with Cluster(2) as cluster:
+        cluster.import_image(Path(image))
+        values = Path(cluster.ground.folder) / "values.yaml"
+        values.write_text(yaml.safe_dump(VALUES))
+        subprocess.run(
+            [
+                binary("helm"),
+                "install",
+                "retina",
+                str(CHART),
+                "--values",
+                str(values),
+                "--namespace",
+                NAMESPACE,
+                "--create-namespace",
+                "--kubeconfig",
+                str(cluster.kubeconfig),
+            ],
+            check=True,
+            capture_output=True,
+        )
+        cluster.wait_for_rollout("daemonset/retina-agent", NAMESPACE)
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def shop(installed: Cluster) -> Shop:
+    installed.apply(WORKLOADS)
+    (front,) = installed.wait_for_pods("shop", "app=front", 1)
+    backs = installed.wait_for_pods("shop", "app=back", 2)
+    installed.wait_for_pods("shop", "app=host", 1)
+    service: Any = installed.core().read_namespaced_service("back", "shop")
+    nodes = {node.name: node for node in installed.nodes}
+    places = {
+        pod.metadata.name: (nodes[pod.spec.node_name], namespace_of(nodes[pod.spec.node_name], pod))
+        for pod in (front, *backs)
+    }
+    by_node = {pod.spec.node_name: pod for pod in backs}
+    made = Shop(installed, front, by_node, service.spec.cluster_ip, places)
+    hush(made)
+    return made
+
+
+def test_agents_run_unprivileged_and_are_ready(installed: Cluster) -> None:
+    pods: Any = installed.core().list_namespaced_pod(NAMESPACE)
+    assert len(pods.items) == 2
+    for pod in pods.items:
+        security = pod.spec.containers[0].security_context
+        assert (security.privileged, security.allow_privilege_escalation) == (False, False)
+        assert (security.capabilities.drop, pod.spec.host_pid) == (["ALL"], None)
+    for node in installed.nodes:
+        health = json.loads(fetch(node.namespace, "127.0.0.1", HEALTH_PORT, "/"))
+        states = {
+            f"{kind}/{id_}": (one["state"], one.get("reason", ""))
+            for kind, components in health["components"].items()
+            for id_, one in components.items()
+        }
+        assert {state for state, _ in states.values()} == {"running"}, states
+        assert {ledger["difference"] for ledger in health["ledgers"].values()} == {0}
+
+
+def test_through_a_service_each_side_is_named_with_the_backend_and_counted_once(
+    shop: Shop,
+) -> None:
+    still(shop)
+    before, base = flows(shop, PACKETS), counters(shop)
+    shop.exec(shop.front.metadata.name, "; ".join([get(shop.service, 80)] * 30))
+    after_counters = still(shop)
+    after = flows(shop, PACKETS)
+
+    front, service = described(shop.front), "back"
+    expected: dict[str, set[tuple[str, str, str, str]]] = {"node-1": set(), "node-2": set()}
+    for node, pod in shop.backs.items():
+        behind, back = described(pod, service), described(pod)
+        # As the client sees it, and as the pod that answers does.
+        expected["node-1"] |= {
+            ("egress", "tcp", front, behind),
+            ("ingress", "tcp", behind, front),
+        }
+        expected[node] |= {("ingress", "tcp", front, back), ("egress", "tcp", back, front)}
+    moved = {
+        node: {key for key, value in found.items() if value > before[node][key]}
+        for node, found in after.items()
+    }
+    ours = {
+        node: {key for key in keys if "shop/" in key[2] + key[3]} for node, keys in moved.items()
+    }
+    assert ours == expected
+    # Nothing but that has passed the pods' interfaces, so that the sums are theirs.
+    totals = grown(after_counters, base)
+    for pod in (shop.front, *shop.backs.values()):
+        found = after[pod.spec.node_name] - before[pod.spec.node_name]
+        name = f"shop/{pod.metadata.name} of "
+        received = sum(v for k, v in found.items() if k[0] == "ingress" and k[3].startswith(name))
+        sent = sum(v for k, v in found.items() if k[0] == "egress" and k[2].startswith(name))
+        assert (received, sent) == (totals[pod.metadata.name][0], totals[pod.metadata.name][2])
+
+
+def test_to_dns_and_to_the_world_by_name_and_by_number(shop: Shop) -> None:
+    still(shop)
+    before = flows(shop, PACKETS)["node-1"]
+    dns: Any = shop.cluster.core().read_namespaced_service("kube-dns", "kube-system")
+    name = shop.front.metadata.name
+    shop.exec(name, f"nslookup back.shop.svc.cluster.local {dns.spec.cluster_ip}")
+    shop.exec(name, f"ping -c 37 -i 0.01 {WORLD[0]}")
+    still(shop)
+    found = flows(shop, PACKETS)["node-1"] - before
+
+    (coredns,) = shop.cluster.wait_for_pods("kube-system", "k8s-app=kube-dns", 1)
+    front = described(shop.front)
+    resolver = (
+        f"kube-system/{coredns.metadata.name} of deployment/coredns on {coredns.spec.node_name}"
+        " behind kube-dns"
+    )
+    ours = {key: value for key, value in found.items() if front in key}
+    assert ours[("egress", "icmp", front, "world")] == 37
+    assert ours[("ingress", "icmp", "world", front)] == 37
+    # A question for A and one for AAAA, and their answers.
+    assert ours[("egress", "udp", front, resolver)] == 2
+    assert ours[("ingress", "udp", resolver, front)] == 2
+    assert len(ours) == 4
+
+
+def test_a_pod_on_the_hosts_network_is_named_at_the_uplink_and_at_a_pod(shop: Shop) -> None:
+    still(shop)
+    before = flows(shop, PACKETS)["node-2"]
+    node = shop.cluster.nodes[1]
+    address, back = node.addresses.own[0], shop.backs["node-2"]
+    rules = f"""table ip truth {{
+        counter sent {{}}
+        counter received {{}}
+        chain in {{
+            type filter hook prerouting priority -400;
+            ip saddr {address} tcp dport {WORLD_PORT} counter name sent
+        }}
+        chain out {{
+            type filter hook output priority 400;
+            ip daddr {address} tcp sport {WORLD_PORT} counter name received
+        }}
+    }}"""
+    world = shop.cluster.network.world
+    world.nft(rules)
+    try:
+        with WorldServer(shop.cluster) as server:
+            shop.exec("host", "; ".join([get(WORLD[0], WORLD_PORT)] * 11))
+            shop.exec("host", "; ".join([get(back.status.pod_ip, 8080)] * 7))
+            assert server.connections == 11
+        still(shop)
+        listed = json.loads(world.run(COUNTERS).stdout)
+    finally:
+        world.nft("delete table ip truth")
+    truth = {
+        entry["counter"]["name"]: entry["counter"]["packets"]
+        for entry in listed["nftables"]
+        if "counter" in entry
+    }
+    found = flows(shop, PACKETS)["node-2"] - before
+    host = "shop/host of pod/host on node-2"
+    ours = {key: value for key, value in found.items() if host in key}
+    assert ours.pop(("egress", "tcp", host, "world")) == truth["sent"]
+    assert ours.pop(("ingress", "tcp", "world", host)) == truth["received"]
+    assert set(ours) == {
+        ("ingress", "tcp", host, described(back)),
+        ("egress", "tcp", described(back), host),
+    }
+
+
+def test_a_long_answer_is_counted_to_the_byte_with_its_repeated_headers(shop: Shop) -> None:
+    """Offloaded segments cross a veth as one buffer: the wire would have repeated their headers."""
+    still(shop)
+    base, base_counted = counters(shop), counted(shop)
+    back = shop.backs["node-1"].metadata.name
+    shop.exec(back, "dd if=/dev/zero of=/www/long bs=1k count=3000 2>/dev/null")
+    script = get(shop.backs["node-1"].status.pod_ip, 8080, "/long")
+    received = int(shop.exec(shop.front.metadata.name, script))
+    assert received > 3_000_000  # with what HTTP says before it
+    truth = grown(still(shop), base)
+    agents = grown(counted(shop), base_counted)
+    for pod, (rx_packets, rx_bytes, tx_packets, tx_bytes) in truth.items():
+        n_received, received_bytes, n_sent, sent_bytes = agents[pod]
+        header = ETHERNET + IPV4 + TCP
+        assert received_bytes - (n_received - rx_packets) * header == rx_bytes
+        assert sent_bytes - (n_sent - tx_packets) * header == tx_bytes
+    assert agents[back][2] > truth[back][2]
+
+
+def test_observe_asks_every_agent_of_the_cluster(shop: Shop) -> None:
+    shop.exec(shop.front.metadata.name, get(shop.service, 80))
+    still(shop)
+    done = subprocess.run(
+        [
+            ROOT / ".venv/bin/retina-otel",
+            "observe",
+            "--kubeconfig",
+            str(shop.cluster.kubeconfig),
+            "--agents",
+            NAMESPACE,
+            "--from-pod",
+            "shop/front",
+            "--to-port",
+            "8080",
+            "-o",
+            "json",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    # The pods that answer see their own port; each is on a node of its own.
+    assert {event["node"] for event in events} == {"node-1", "node-2"}
+    assert {event["attributes"]["destination.k8s.pod.name"] for event in events} == {
+        pod.metadata.name for pod in shop.backs.values()
+    }
