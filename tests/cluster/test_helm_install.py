@@ -20,6 +20,7 @@ from tests.cluster.shop import (
     CHART,
     ETHERNET,
     HEALTH_PORT,
+    IPV4,
     NAMESPACE,
     PACKETS,
     ROOT,
