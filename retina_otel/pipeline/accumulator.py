@@ -119,8 +119,7 @@ class Accumulator:
                 )
             )
             if folded is not None:
-                for metric in metrics:
-                    self.folding.note(metric, batch, folded)
+                self.folding.note(metrics, batch, folded)
 
     def lay_over(self, overlay: Overlay) -> None:
         """Reports some metrics otherwise from now on. What they have measured so far ends with the

@@ -6,7 +6,7 @@ destination's of what enters it. The bytes folded add up to the overflow series 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,7 +59,7 @@ FoldedOf = tuple[str, str]
 
 @dataclass(slots=True)
 class _Window:
-    """Of one metric in the window that runs."""
+    """Of the metrics of one table in the window that runs."""
 
     namespaces: list[_Ids] = field(default_factory=list)
     keys: list[_Keys] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Folding:
         self._sets = sets
         choice = Choice(Ends.ONE, (K8S_NAMESPACE_NAME.name,), frozenset())
         self._end = EndProjection(endpoints, sets, choice, "")
-        self._windows: dict[Metric, _Window] = {}
+        self._windows: dict[tuple[Metric, ...], _Window] = {}
         self.series: dict[FoldedOf, int] = {}
         """Distinct series that there was no room for in the newest window."""
         self.io: dict[FoldedOf, int | float] = {}
@@ -83,36 +83,41 @@ class Folding:
         source = self._of(batch.source_rows, rows)
         if batch.destination_rows is None:
             return source
-        destination = self._of(batch.destination_rows, rows)
         direction = batch.own.get(NETWORK_INTERFACE_DIRECTION.name)
         if not isinstance(direction, Column):
-            return np.where(source == EMPTY_SET, destination, source)
-        entering = np.array([value == _INGRESS for value in direction.values] + [False])
-        return np.where(entering[direction.codes[rows]], destination, source)
+            other = source == EMPTY_SET
+        else:
+            entering = np.array([value == _INGRESS for value in direction.values] + [False])
+            other = entering[direction.codes[rows]]
+        source[other] = self._of(batch.destination_rows, rows[other])
+        return source
 
-    def note(self, metric: Metric, batch: MetricBatch, folded: Folded) -> None:
-        """Takes in what was folded of one metric of a batch."""
-        window = self._windows.setdefault(metric, _Window())
+    def note(self, metrics: Iterable[Metric], batch: MetricBatch, folded: Folded) -> None:
+        """Takes in what was folded of the metrics of one table."""
+        window = self._windows.setdefault(tuple(metrics), _Window())
         window.namespaces.append(self.namespaces(batch, folded.first))
         window.keys.append(folded.keys)
-        values = batch.values[metric]
-        if metric.unit != "By" or metric.kind is not Kind.COUNTER or isinstance(values, Histogram):
+        amounts = {metric: batch.values[metric] for metric in metrics if metric.unit == "By"}
+        if not amounts:
             return
         namespaces = self.namespaces(batch, folded.rows)
-        amounts = np.zeros(int(namespaces.max(initial=0)) + 1, values.dtype)
-        np.add.at(amounts, namespaces, values[folded.rows])
-        for number in np.flatnonzero(amounts).tolist():
-            key = (metric.name, self._name(number))
-            self.io[key] = self.io.get(key, 0) + amounts[number].item()
+        for metric, values in amounts.items():
+            if metric.kind is not Kind.COUNTER or isinstance(values, Histogram):
+                continue
+            sums = np.zeros(int(namespaces.max(initial=0)) + 1, values.dtype)
+            np.add.at(sums, namespaces, values[folded.rows])
+            for number in np.flatnonzero(sums).tolist():
+                key = (metric.name, self._name(number))
+                self.io[key] = self.io.get(key, 0) + sums[number].item()
 
     def end_window(self) -> None:
         """Counts what was folded in the window that ends, and begins the next."""
         windows, self._windows = self._windows, {}
-        self.series = {
-            (metric.name, self._name(number)): count
-            for metric, window in windows.items()
-            for number, count in _distinct(window)
-        }
+        self.series = {}
+        for metric in {metric for metrics in windows for metric in metrics}:
+            parts = [window for metrics, window in windows.items() if metric in metrics]
+            for number, count in _distinct(parts):
+                self.series[metric.name, self._name(number)] = count
 
     def _of(self, endpoints: _Ids | None, rows: _Rows) -> _Ids:
         if endpoints is None:
@@ -123,11 +128,12 @@ class Folding:
         return "".join(str(value) for _, value in self._sets.get(number))
 
 
-def _distinct(window: _Window) -> Iterator[tuple[int, int]]:
+def _distinct(parts: Sequence[_Window]) -> Iterator[tuple[int, int]]:
     """Sets of namespaces, and how many series of each were folded."""
-    namespaces = np.concatenate(window.namespaces)
-    if len(window.keys) > 1:
-        keys = np.concatenate(window.keys) ^ (namespaces.astype(np.uint64) * _MULTIPLIER)
+    namespaces = np.concatenate([one for part in parts for one in part.namespaces])
+    batches = [one for part in parts for one in part.keys]
+    if len(batches) > 1:
+        keys = np.concatenate(batches) ^ (namespaces.astype(np.uint64) * _MULTIPLIER)
         namespaces = namespaces[np.unique(keys, return_index=True)[1]]
     counts = np.bincount(namespaces)
     for number in np.flatnonzero(counts).tolist():

@@ -262,7 +262,9 @@ class SeriesTable:
         else:
             contenders = Contenders(
                 self._digests(wanted),
-                self._sets.digests(increments.namespaces(first)),
+                self._sets.digests(increments.namespaces(first))
+                if self._talkers.settings.per_namespace is not None
+                else np.zeros(len(first), np.uint64),
                 np.bincount(place, increments.weights[missing], len(wanted)).astype(np.float64),
             )
             verdict = self._talkers.judge(contenders, self._live_rows())
@@ -287,8 +289,8 @@ class SeriesTable:
         self._revive(known[admitted & (known != MISSING)])
         new = np.flatnonzero(admitted & (known == MISSING))
         new = new[np.argsort(first[new])]
-        self._create(wanted[new], increments.sequence, increments.start_ns)
-        rows: _Ids = np.where(admitted, self._index.find(wanted), np.int32(OVERFLOW_ROW))
+        rows: _Ids = np.where(admitted, known, np.int32(OVERFLOW_ROW))
+        rows[new] = self._create(wanted[new], increments.sequence, increments.start_ns)
         return rows
 
     def _digests(self, keys: _Keys) -> _Keys:
@@ -318,9 +320,9 @@ class SeriesTable:
         self._n_ended += len(rows)
         self.n_live -= len(rows)
 
-    def _create(self, keys: _Keys, sequence: int, start_ns: int) -> None:
+    def _create(self, keys: _Keys, sequence: int, start_ns: int) -> _Longs:
         if len(keys) == 0:
-            return
+            return np.zeros(0, np.int64)
         reused, self._free = self._free[: len(keys)], self._free[len(keys) :]
         added = len(keys) - len(reused)
         if self._used + added > len(self._key):
@@ -334,6 +336,7 @@ class SeriesTable:
         self._index.insert(keys, rows.astype(np.int32))
         self.n_live += len(rows)
         self._bear(rows, sequence, start_ns)
+        return rows
 
     def _bear(self, rows: _Longs, sequence: int, start_ns: int) -> None:
         self._born[rows] = sequence

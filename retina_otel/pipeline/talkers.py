@@ -171,34 +171,32 @@ class Talkers:
             admitted[:] = True
             return admitted, live[:0]
         settled = self._weights[live] * ADVANTAGE
-        ranks = estimates
-        heavy = estimates > self._total * _HEAVY / limit
+        weighty = np.flatnonzero(estimates > 0) if room == 0 else np.arange(len(estimates))
+        ranks = estimates[weighty]
+        heavy = ranks > self._total * _HEAVY / limit
         if self.settings.per_namespace is not None:
-            ranks, settled = self._by_share(contenders, estimates, live, settled)
-        # The lightest of a full house is as much as a contender must have: few have it.
-        least = -np.inf if room > 0 or not len(live) else float(settled.min())
-        wanting = np.flatnonzero(ranks > least)
-        wanting = wanting[np.argsort(-ranks[wanting], kind="stable")]
-        seated, others = wanting[:room], wanting[room : room + len(live)]
-        admitted[seated] = True
-        weakest = np.argsort(settled, kind="stable")[: len(others)]
+            ranks, settled = self._by_share(contenders.namespaces[weighty], ranks, live, settled)
+        ration = max(int(self._allowance), int(np.count_nonzero(heavy))) if self._burst else 0
+        best = _first(-ranks, room + min(ration, len(live)))
+        seated, others = best[:room], best[room:]
+        admitted[weighty[seated]] = True
+        weakest = _first(settled, len(others))
         able = int(np.count_nonzero(ranks[others] > settled[weakest]))
         count = min(able, max(int(self._allowance), int(np.count_nonzero(heavy[others]))))
-        if self._burst == 0:
-            count = 0
         self._allowance = max(0.0, self._allowance - count)
-        admitted[others[:count]] = True
+        admitted[weighty[others[:count]]] = True
         return admitted, live[weakest[:count]]
 
     def _by_share(
-        self, contenders: Contenders, estimates: _Weights, live: _Rows, settled: _Weights
+        self, namespaces: _Keys, estimates: _Weights, live: _Rows, settled: _Weights
     ) -> tuple[_Weights, _Weights]:
         """Ranks of contenders and of live rows, so that those that are heavy or within the share
         of their namespace are above all others."""
         share = self.settings.per_namespace or 0
         weights = np.concatenate([settled, estimates])
-        namespaces = np.concatenate([self._namespaces[live], contenders.namespaces])
-        order = np.lexsort((-weights, namespaces))
+        namespaces = np.concatenate([self._namespaces[live], namespaces])
+        order = np.argsort(-weights, kind="stable")
+        order = order[np.argsort(namespaces[order], kind="stable")]
         ordered = namespaces[order]
         first = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
         sizes = np.diff(np.append(first, len(ordered)))
@@ -212,3 +210,14 @@ class Talkers:
     def _remember(self, keys: _Keys, estimates: _Weights, namespaces: _Keys) -> None:
         self._keys, self._estimates, self._key_namespaces = keys, estimates, namespaces
         self._index = HashIndex.of(keys, np.arange(len(keys), dtype=np.int32))
+
+
+def _first(values: _Weights, count: int) -> _Rows:
+    """Places of the `count` least values, in order; of equal ones those that come first."""
+    if count >= len(values):
+        return np.argsort(values, kind="stable")
+    if count <= 0:
+        return np.zeros(0, np.int64)
+    bound = np.partition(values, count - 1)[count - 1]
+    places = np.flatnonzero(values <= bound)
+    return places[np.argsort(values[places], kind="stable")][:count]
