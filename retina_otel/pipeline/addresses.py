@@ -49,7 +49,8 @@ class WideTimelines(Timelines):
     def find(self, hi: Words, lo: Words) -> Rows:
         """The entry of each address, or MISSING."""
         entries = self.entries(self._mix.of(hi, lo))
-        entries[(self._hi[entries] != hi) | (self._lo[entries] != lo)] = MISSING
+        # Of what is mixed to the same, equal upper halves mean equal lower ones.
+        entries[self._hi[entries] != hi] = MISSING
         return entries
 
     def _is(self, entry: int, base: int) -> bool:
@@ -92,6 +93,10 @@ class AddressIndex:
         v4 = (hi == 0) & ((lo >> np.uint64(32)) == np.uint64(0xFFFF))
         if v4.all():
             return self._find_v4(lo, first_ns, last_ns)
+        if not v4.any():
+            rows = self._find_v6(hi, lo, first_ns, last_ns)
+            rows[(hi | lo) == 0] = NOBODY
+            return rows
         rows = np.full(len(lo), NOBODY, np.int32)
         four = np.flatnonzero(v4)
         if four.size:

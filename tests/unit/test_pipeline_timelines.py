@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import random
 import threading
 from collections.abc import Iterable
@@ -24,7 +25,7 @@ from retina_otel.pipeline.claims import (
     timeline,
 )
 from retina_otel.pipeline.endpoints import Endpoint, EndpointTable
-from retina_otel.pipeline.networks import parse
+from retina_otel.pipeline.networks import Mix, parse
 
 SECOND = 1_000_000_000
 POD = EndpointKind.POD
@@ -187,6 +188,21 @@ def test_events_of_three_owners_in_any_order_end_the_same() -> None:
             for now in times.tolist()
         ]
         assert keys == expected
+
+
+def test_addresses_made_to_collide_in_the_hash_are_told_apart() -> None:
+    mix = Mix()
+    first = parse("fd00::1").base
+    made = []
+    for number in range(1, 4):
+        hi = (0x20010DB8 << 32 | number) << 64
+        made.append(hi | (mix.of_one(first) - mix.of_one(hi)) % 2**64)
+    assert {mix.of_one(base) for base in made} == {mix.of_one(first)}
+    texts = [str(ipaddress.IPv6Address(base)) for base in (first, *made)]
+    table = EndpointTable()
+    table.apply([pod(text, Validity(), text) for text in texts[:3]])
+    rows = [int(table.resolve_address(*address(text, 1))[0]) for text in texts]
+    assert [table.endpoint(row).key for row in rows] == [*texts[:3], "unknown"]
 
 
 def test_what_a_pod_had_is_remembered_for_minutes_and_then_forgotten() -> None:
