@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.bench.report import Report
 
-PARTS = ("packets", "pipeline", "identity", "agent", "kubernetes")
+PARTS = ("packets", "pipeline", "cardinality", "identity", "agent", "kubernetes")
 
 
 def main() -> int:
