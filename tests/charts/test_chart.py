@@ -125,9 +125,12 @@ def test_rights_grow_with_the_context() -> None:
     local = node | {
         f"{verb} {resource}"
         for verb in read
-        for resource in ("pods", "namespaces", "replicasets", "jobs", "metricsconfigurations")
+        for resource in ("pods", "namespaces", "metricsconfigurations")
     }
-    remote = local | {f"{verb} {what}" for verb in read for what in ("services", "endpointslices")}
+    all_owners = {f"{verb} {what}" for verb in read for what in ("replicasets", "jobs")}
+    services = {f"{verb} {what}" for verb in read for what in ("services", "endpointslices")}
+    remote = local | all_owners | services
+    local |= {"get replicasets", "get jobs"}
     found = [rights(render(f"context={context}")) for context in ("node", "local", "remote")]
     assert found == [node, local, remote]
     with_service = ("context=remote", "identityService.enabled=true")
