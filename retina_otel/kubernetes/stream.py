@@ -194,39 +194,26 @@ class _Plain:
 
 
 class Frames:
-    """Cuts a watch's bytes into events: length-prefixed for protobuf, lines for JSON."""
+    """Cuts a watch's bytes into events: each has its length in front."""
 
-    def __init__(self, *, lines: bool = False) -> None:
-        self._as_lines = lines
+    def __init__(self) -> None:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Each frame that is whole by now. Raises ConnectionError at one that is too long."""
+        """Each event that is whole by now. Raises ConnectionError at one that is too long."""
         if self._rest:
             data = self._rest + data
-        frames, at = _lines(data) if self._as_lines else _length_prefixed(data)
+        frames, at, size = [], 0, len(data)
+        while size - at >= 4:
+            length = int.from_bytes(data[at : at + 4], "big")
+            if length > _LARGEST_FRAME:
+                raise ConnectionError("an event is too long")
+            if size - at - 4 < length:
+                break
+            frames.append(data[at + 4 : at + 4 + length])
+            at += 4 + length
         self._rest = data[at:]
-        if len(self._rest) > _LARGEST_FRAME:
-            raise ConnectionError("an event is too long")
         return frames
-
-
-def _lines(data: bytes) -> tuple[list[bytes], int]:
-    frames = data.split(b"\n")
-    return [one for one in frames[:-1] if one], len(data) - len(frames[-1])
-
-
-def _length_prefixed(data: bytes) -> tuple[list[bytes], int]:
-    frames, at, size = [], 0, len(data)
-    while size - at >= 4:
-        length = int.from_bytes(data[at : at + 4], "big")
-        if length > _LARGEST_FRAME:
-            raise ConnectionError("an event is too long")
-        if size - at - 4 < length:
-            break
-        frames.append(data[at + 4 : at + 4 + length])
-        at += 4 + length
-    return frames, at
 
 
 def _length(text: str | None) -> int | None:

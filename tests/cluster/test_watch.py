@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trustme
+import yaml
 
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.resources import RESOURCES
 from retina_otel.kubernetes.watch import Kind, Wanted
 from retina_otel.testing.cluster import ControlPlane
@@ -343,7 +348,7 @@ def test_an_api_server_that_says_nothing_is_given_up(
 @contextmanager
 def frozen(control_plane: ControlPlane) -> Iterator[None]:
     """The API server's connections stay open, and nothing comes from them."""
-    pid = control_plane._api_server.pid
+    pid = control_plane.api_server_pid
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -448,3 +453,85 @@ def test_a_plugin_is_asked_for_a_token_and_asked_again_when_it_expires(
     access = Access.from_settings(kubeconfig)
     assert json.loads(access.get("/api/v1/pods"))["items"] == []
     assert (tmp_path / "asked").read_text() == "\n"
+
+
+def test_an_api_server_that_another_ca_vouches_for_is_not_spoken_with(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    config = yaml.safe_load(control_plane.kubeconfig.read_text())
+    cluster = config["clusters"][0]["cluster"]
+    cluster.pop("certificate-authority", None)
+    other = base64.b64encode(trustme.CA().cert_pem.bytes()).decode()
+    kubeconfig.write_text(yaml.safe_dump(_with(config, {"certificate-authority-data": other})))
+    with pytest.raises(AccessError, match="is not trusted") as refused:
+        Access.from_settings(kubeconfig).get("/version")
+    assert "certificate-authority" in refused.value.remedy
+
+    kubeconfig.write_text(yaml.safe_dump(_with(config, {"insecure-skip-tls-verify": True})))
+    version = json.loads(Access.from_settings(kubeconfig).get("/version"))
+    assert version["gitVersion"] == "v1.34.4"
+
+
+def test_a_proxy_carries_what_goes_to_the_api_server(
+    control_plane: ControlPlane, pods: Pods, tmp_path: Path
+) -> None:
+    pods.create("one")
+    with proxy() as (url, asked):
+        config = yaml.safe_load(control_plane.kubeconfig.read_text())
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(yaml.safe_dump(_with(config, {"proxy-url": url})))
+        with watching(kubeconfig) as mirror:
+            mirror.wait_for("one")
+    host = urlsplit(control_plane.url).netloc
+    assert set(asked) == {f"CONNECT {host}"}
+
+
+def _with(config: dict[str, Any], cluster: dict[str, object]) -> dict[str, Any]:
+    [one] = config["clusters"]
+    return {**config, "clusters": [{**one, "cluster": {**one["cluster"], **cluster}}]}
+
+
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP proxy that tunnels, and what it was asked for."""
+    asked: list[str] = []
+    threads: list[threading.Thread] = []
+
+    def begin(target: Callable[..., None], *args: object) -> threading.Thread:
+        threads.append(threading.Thread(target=target, args=args))
+        threads[-1].start()
+        return threads[-1]
+
+    def pipe(source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve(client: socket.socket) -> None:
+        with client:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += client.recv(1)
+            method, target, _ = head.splitlines()[0].decode().split()
+            asked.append(f"{method} {target}")
+            host, _, port = target.rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                back = begin(pipe, server, client)
+                pipe(client, server)
+                back.join()
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                begin(serve, listening.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        accepting = begin(accept)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+        listening.shutdown(socket.SHUT_RDWR)
+        accepting.join()
+        for thread in threads:
+            thread.join()

@@ -161,19 +161,6 @@ def test_events_come_out_whole_however_they_are_cut(events: list[bytes], cut: in
     assert out == events
 
 
-@given(st.lists(st.text("abc{}", min_size=1).map(str.encode), min_size=1), st.integers(1, 50))
-def test_lines_come_out_whole_however_they_are_cut(lines: list[bytes], cut: int) -> None:
-    data = b"".join(line + b"\n" for line in lines)
-    frames = Frames(lines=True)
-    out = [one for at in range(0, len(data), cut) for one in frames.feed(data[at : at + cut])]
-    assert out == lines
-
-
 def test_an_event_that_is_too_long_is_refused_by_its_length() -> None:
     with pytest.raises(ConnectionError, match="too long"):
         Frames().feed((1 << 30).to_bytes(4, "big"))
-
-
-def test_a_line_without_end_is_refused() -> None:
-    with pytest.raises(ConnectionError, match="too long"):
-        Frames(lines=True).feed(b"x" * (17 << 20))

@@ -146,6 +146,11 @@ class ControlPlane(Access):
         else:
             self._api_server.stop()
 
+    @property
+    def api_server_pid(self) -> int:
+        """To freeze it, and to read what it costs. Raises RetinaError if it does not run."""
+        return self._api_server.pid
+
     def revision(self) -> int:
         """The store's newest revision, as the API server tells it."""
         namespaces: Any = self.core().list_namespace(limit=1)

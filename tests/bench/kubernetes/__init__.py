@@ -140,7 +140,7 @@ class _Cpu:
     """CPU time of the API server."""
 
     def __init__(self, control_plane: ControlPlane) -> None:
-        self._stat = Path(f"/proc/{control_plane._api_server.pid}/stat")
+        self._stat = Path(f"/proc/{control_plane.api_server_pid}/stat")
 
     def seconds(self) -> float:
         fields = self._stat.read_text().rpartition(")")[2].split()
