@@ -159,14 +159,16 @@ def test_another_cluster_behind_the_same_service_is_told_anew() -> None:
 
 def test_the_state_of_the_services_own_watches_is_told_at_once() -> None:
     limits = replace(QUICK, heartbeat_s=60.0)
-    with served(store_of([pod(1)]), limits=limits) as service:
-        with reading(service.endpoint) as told:
-            told.synced()
-            service.state.append(Heartbeat(False, 5, "the API server is away"))
-            service.server.wake()
-            told.wait(lambda: len(told.states) == 2)
-            last = told.states[-1]
-            assert (last.synced, last.since_ns, last.reason) == (False, 5, "the API server is away")
+    with (
+        served(store_of([pod(1)]), limits=limits) as service,
+        reading(service.endpoint) as told,
+    ):
+        told.synced()
+        service.state.append(Heartbeat(False, 5, "the API server is away"))
+        service.server.wake()
+        told.wait(lambda: len(told.states) == 2)
+        last = told.states[-1]
+        assert (last.synced, last.since_ns, last.reason) == (False, 5, "the API server is away")
 
 
 def test_a_service_that_is_silent_is_left() -> None:

@@ -160,13 +160,15 @@ def test_options_that_would_not_be_safe_or_make_no_sense_are_refused(
 
 
 def test_no_more_agents_are_let_in_than_the_limit() -> None:
-    with served(store_of([pod(1)]), limits=Limits(streams=1)) as service:
-        with reading(service.endpoint) as first:
-            first.synced()
-            with reading(service.endpoint) as second:
-                second.wait(lambda: bool(second.states))
-                assert "RESOURCE_EXHAUSTED: 1 agents read already" in second.states[0].reason
-                assert second.changes == []
+    with (
+        served(store_of([pod(1)]), limits=Limits(streams=1)) as service,
+        reading(service.endpoint) as first,
+    ):
+        first.synced()
+        with reading(service.endpoint) as second:
+            second.wait(lambda: bool(second.states))
+            assert "RESOURCE_EXHAUSTED: 1 agents read already" in second.states[0].reason
+            assert second.changes == []
 
 
 def test_a_port_that_is_taken_is_said() -> None:
@@ -194,11 +196,13 @@ def test_kinds_and_labels_that_are_not_watched_are_refused_by_name() -> None:
 
 
 def test_before_the_first_list_nobody_is_told_that_there_is_nothing() -> None:
-    with served(store_of([]), unsynced=frozenset({"pods"})) as service:
-        with reading(service.endpoint) as told:
-            told.wait(lambda: bool(told.states))
-            assert "UNAVAILABLE: the service has no first list yet of pods" in told.states[0].reason
-            assert told.changes == []
+    with (
+        served(store_of([]), unsynced=frozenset({"pods"})) as service,
+        reading(service.endpoint) as told,
+    ):
+        told.wait(lambda: bool(told.states))
+        assert "UNAVAILABLE: the service has no first list yet of pods" in told.states[0].reason
+        assert told.changes == []
 
 
 def test_a_request_that_is_none_is_refused() -> None:
