@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 from retina_otel.extensions.kubernetes.plan import Watched
 from retina_otel.extensions.kubernetes.settings import ServiceSettings
-from retina_otel.identity_service.client import StreamSettings
-from retina_otel.identity_service.fallback import FallBack, Source
-from retina_otel.identity_service.protocol import Keys
 from retina_otel.kubernetes.access import Access
 from retina_otel.kubernetes.watch import Change, Watcher, WatchState
-
-__all__ = ["SERVICE", "Service", "Source", "Watches"]
 
 OnChange = Callable[[Change], None]
 OnState = Callable[[str, WatchState], None]
 """Called with what it is about: the kind's plural, or "identity service"."""
 
 SERVICE = "identity service"
+
+
+class Source(Protocol):
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """No callback comes after it has returned."""
 
 
 class Watches:
@@ -67,6 +70,11 @@ class Service:
         in_its_place: Callable[[], Source],
     ) -> None:
         """Raises ConfigError."""
+        # gRPC takes 9 MB, of which most agents have no use.
+        from retina_otel.identity_service.client import StreamSettings
+        from retina_otel.identity_service.fallback import FallBack
+        from retina_otel.identity_service.protocol import Keys
+
         self._source = FallBack(
             StreamSettings(
                 endpoint=settings.endpoint,
