@@ -16,15 +16,7 @@ from retina_otel.agent.logs import logger_for
 from retina_otel.agent.overlays import Overlays
 from retina_otel.agent.readers import Readers
 from retina_otel.agent.receiving import RunningReceiver, describe
-from retina_otel.agent.routes import (
-    OWN,
-    Route,
-    RouteKey,
-    cardinality,
-    hand_over,
-    plan,
-    push,
-)
+from retina_otel.agent.routes import OWN, Route, RouteKey, cardinality, hand_over, plan, push
 from retina_otel.agent.status import Key, StatusBoard
 from retina_otel.agent.telemetry import OwnTelemetry
 from retina_otel.component import (
