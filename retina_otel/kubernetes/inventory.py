@@ -153,22 +153,28 @@ class Inventory:
         deletes: Iterable[Object],
         now_ns: int,
         full: bool = False,
+        *,
+        listed: frozenset[str] | None = None,
     ) -> InventoryChange:
-        """Takes in what is new of one kind, heard at `now_ns`. `full`: `upserts` are all there are.
-        What is in both is gone."""
+        """Takes in what is new of one kind, heard at `now_ns`. What is in both is gone. `full`: all
+        that there are have the uids `listed`; None: they are `upserts`."""
         changes = Changes()
+        if full and listed is None:
+            upserts = list(upserts)
+            listed = frozenset(one.meta.uid for one in upserts)
+        there = listed if full else None
         if kind is Kind.POD:
-            self._apply_pods(_of(Pod, upserts), _of(Pod, deletes), now_ns, full, changes)
+            self._apply_pods(_of(Pod, upserts), _of(Pod, deletes), now_ns, there, changes)
         elif kind is Kind.NODE:
-            self._apply_nodes(_of(Node, upserts), _of(Node, deletes), full, changes)
+            self._apply_nodes(_of(Node, upserts), _of(Node, deletes), there, changes)
         elif kind is Kind.SERVICE:
-            self._services.apply(_of(Service, upserts), _of(Service, deletes), full, changes)
+            self._services.apply(_of(Service, upserts), _of(Service, deletes), there, changes)
         elif kind is Kind.ENDPOINT_SLICE:
             slices = _of(EndpointSlice, upserts), _of(EndpointSlice, deletes)
-            self._services.apply_slices(*slices, full, changes)
+            self._services.apply_slices(*slices, there, changes)
         elif kind is Kind.NAMESPACE:
-            self._apply_namespaces(_of(Namespace, upserts), _of(Namespace, deletes), full)
-        elif self._owners.apply(kind, _of(Workload, upserts), _of(Workload, deletes), full=full):
+            self._apply_namespaces(_of(Namespace, upserts), _of(Namespace, deletes), there)
+        elif self._owners.apply(kind, _of(Workload, upserts), _of(Workload, deletes), there):
             self._refresh(lambda pod: pod.owner is not None, changes)
         if self._owners.sweep_due():
             self._owners.sweep(pod.owner for pod in self._pods.values() if pod.owner)
@@ -190,20 +196,18 @@ class Inventory:
         upserts: Iterable[Pod],
         deletes: Iterable[Pod],
         now_ns: int,
-        full: bool,
+        there: frozenset[str] | None,
         changes: Changes,
     ) -> None:
-        seen = set()
         for pod in upserts:
-            seen.add(pod.meta.uid)
             if pod.phase in TERMINAL_PHASES:
                 self._end(pod.meta.uid, pod, now_ns, changes)
             else:
                 self._take(pod, now_ns, changes)
         for pod in deletes:
             self._end(pod.meta.uid, pod, now_ns, changes)
-        if full:
-            for uid in [uid for uid in self._pods if uid not in seen]:
+        if there is not None:
+            for uid in self._pods.keys() - there:
                 self._end(uid, None, now_ns, changes)
 
     def _take(self, pod: Pod, now_ns: int, changes: Changes) -> None:
@@ -266,13 +270,15 @@ class Inventory:
                 changes.put(endpoint)
 
     def _apply_nodes(
-        self, upserts: Iterable[Node], deletes: Iterable[Node], full: bool, changes: Changes
+        self,
+        upserts: Iterable[Node],
+        deletes: Iterable[Node],
+        there: frozenset[str] | None,
+        changes: Changes,
     ) -> None:
         moved: set[str] = set()
-        seen = set()
         for node in upserts:
             name = node.meta.name
-            seen.add(name)
             before = self._nodes.get(name)
             self._nodes[name] = node
             endpoint = node_endpoint(node)
@@ -287,7 +293,8 @@ class Inventory:
             for node in deletes
             if (known := self._nodes.get(node.meta.name)) and known.meta.uid == node.meta.uid
         ]
-        gone += [name for name in self._nodes if full and name not in seen]
+        if there is not None:
+            gone += [name for name, node in self._nodes.items() if node.meta.uid not in there]
         for name in gone:
             del self._nodes[name]
             changes.end(node_key(name))
@@ -298,16 +305,20 @@ class Inventory:
             self._refresh(lambda pod: _node_of(pod.endpoint) in moved, changes)
 
     def _apply_namespaces(
-        self, upserts: Iterable[Namespace], deletes: Iterable[Namespace], full: bool
+        self,
+        upserts: Iterable[Namespace],
+        deletes: Iterable[Namespace],
+        there: frozenset[str] | None,
     ) -> None:
-        if full:
-            self._namespaces.clear()
         for namespace in upserts:
             self._namespaces[namespace.meta.name] = namespace
         for namespace in deletes:
             known = self._namespaces.get(namespace.meta.name)
             if known is not None and known.meta.uid == namespace.meta.uid:
                 del self._namespaces[namespace.meta.name]
+        if there is not None:
+            known_ones = self._namespaces.items()
+            self._namespaces = {name: one for name, one in known_ones if one.meta.uid in there}
 
     def _refresh(self, concerns: Callable[[_Pod], bool], changes: Changes) -> None:
         """Works out anew what pods have of their owners and nodes."""

@@ -92,14 +92,17 @@ class Owners:
         return owner.name, owner.kind.lower()
 
     def apply(
-        self, kind: Kind, upserts: Iterable[Workload], deletes: Iterable[Workload], *, full: bool
+        self,
+        kind: Kind,
+        upserts: Iterable[Workload],
+        deletes: Iterable[Workload],
+        there: frozenset[str] | None,
     ) -> bool:
-        """True if the top of a chain that was asked for may be another now."""
+        """True if the top of a chain that was asked for may be another now. `there`: uids of all
+        of this kind that there are, where that was told."""
         changed = False
-        seen = set()
         for workload in upserts:
             uid = workload.meta.uid
-            seen.add(uid)
             before = self._known.get(uid)
             if before is not None and before.owner == workload.meta.owner:
                 self._n_gone -= before.gone
@@ -110,11 +113,11 @@ class Owners:
             self._missing.pop(uid, None)
             changed |= uid in self._asked
         leaving = [workload.meta.uid for workload in deletes]
-        if full:
+        if there is not None:
             leaving += [
                 uid
                 for uid, known in self._known.items()
-                if known.watched is kind and uid not in seen
+                if known.watched is kind and uid not in there
             ]
         for uid in leaving:
             if uid in self._known and not self._known[uid].gone:

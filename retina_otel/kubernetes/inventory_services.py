@@ -33,15 +33,18 @@ class Services:
         self._api_server: Endpoint | None = None
 
     def apply(
-        self, upserts: Iterable[Service], deletes: Iterable[Service], full: bool, changes: Changes
+        self,
+        upserts: Iterable[Service],
+        deletes: Iterable[Service],
+        there: frozenset[str] | None,
+        changes: Changes,
     ) -> None:
-        seen = set()
+        """`there`: uids of all that there are, where that was told."""
         for service in upserts:
-            seen.add(service.meta.uid)
             self._take(service, changes)
         gone = {service.meta.uid for service in deletes}
-        if full:
-            gone |= (self._endpoints.keys() | self._of_api_server.keys()) - seen
+        if there is not None:
+            gone |= (self._endpoints.keys() | self._of_api_server.keys()) - there
         for uid in gone:
             self._forget(uid, changes)
         self.tell_api_server(changes)
@@ -50,16 +53,17 @@ class Services:
         self,
         upserts: Iterable[EndpointSlice],
         deletes: Iterable[EndpointSlice],
-        full: bool,
+        there: frozenset[str] | None,
         changes: Changes,
     ) -> None:
-        if full:
-            self._slices.clear()
+        """As `apply`."""
         for one in upserts:
             if (one.meta.namespace, one.service) == API_SERVER:
                 self._slices[one.meta.uid] = one.addresses
         for one in deletes:
             self._slices.pop(one.meta.uid, None)
+        if there is not None:
+            self._slices = {uid: found for uid, found in self._slices.items() if uid in there}
         self.tell_api_server(changes)
 
     def tell_api_server(self, changes: Changes) -> None:

@@ -19,7 +19,7 @@ from retina_otel.errors import RetinaError
 from retina_otel.kubernetes import protobuf
 from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.decode import Decoder, Wanted
-from retina_otel.kubernetes.known import Known
+from retina_otel.kubernetes.known import Known, Untold
 from retina_otel.kubernetes.objects import Kind, Object
 from retina_otel.kubernetes.resources import RESOURCES, Resource
 from retina_otel.kubernetes.stream import Frames, Stream
@@ -42,9 +42,12 @@ class Change:
     deleted: list[Object]
     """In the last state that is known."""
     full: bool
-    """`upserted` is the complete list: what is not in it is gone."""
+    """`upserted` is the complete list: what is not in it is gone. Or `listed` is, where the list
+    was told before, in parts."""
     time_ns: int
     """Wall time after it was read."""
+    listed: frozenset[str] | None = None
+    """UIDs of a complete list, for listeners that compare by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +93,12 @@ class Watcher:
         selector: str = "",
         wanted: Wanted | None = None,
         timing: Timing | None = None,
+        remember: bool = True,
     ) -> None:
         """`resource`: for `Kind.OWNER`, which has none of its own. `selector`: a field selector,
-        `spec.nodeName=a`. Callbacks come from the watcher's thread."""
+        `spec.nodeName=a`. `remember` of False is for a listener that compares by itself: it is also
+        told what has not changed, and whole lists in parts, so that no list is ever in memory.
+        Callbacks come from the watcher's thread."""
         self._access = access
         self._kind = kind
         self._resource = resource or RESOURCES[kind]
@@ -101,7 +107,9 @@ class Watcher:
         self._timing = timing or Timing()
         self._on_change = on_change
         self._on_state = on_state
-        self._known = Known()
+        self._known = Known() if remember else Untold()
+        self._in_parts = not remember
+        self._listed: set[str] = set()
         self._version = ""
         """The newest resource version seen; empty when the next thing is a whole list."""
         self._cluster_uid: str | None = None
@@ -209,6 +217,7 @@ class Watcher:
 
     def _follow(self) -> None:
         """Returns when the API server ends the watch. Raises AccessError, WireError."""
+        self._listed.clear()
         if not self._version and not self._streams_lists:
             self._list()
         listing: list[Object] | None = None if self._version else []
@@ -277,7 +286,7 @@ class Watcher:
         object_ = self._decode(message)
         if listing is not None:
             # Nothing is deleted or changed within a list.
-            listing.append(object_)
+            self._add(listing, object_)
             return listing
         if event.type == "DELETED":
             self._known.delete(object_)
@@ -299,7 +308,9 @@ class Watcher:
                     "GET", self._resource.path, query, accept=self._resource.list_accept
                 )
                 page = _listed(self._resource, body)
-                found += [self._decode(message) for message in page.items]
+                for message in page.items:
+                    self._add(found, self._decode(message))
+                self._tell()
                 if not page.metadata.continue_token:
                     break
                 query["continue"] = page.metadata.continue_token
@@ -318,7 +329,19 @@ class Watcher:
         if upserted or deleted:
             self._on_change(Change(self._kind, upserted, deleted, False, time.time_ns()))
 
+    def _add(self, listing: list[Object], object_: Object) -> None:
+        if self._in_parts:
+            self._listed.add(object_.meta.uid)
+            self._known.upsert(object_)
+        else:
+            listing.append(object_)
+
     def _tell_all(self, objects: list[Object]) -> None:
+        if self._in_parts:
+            self._tell()
+            listed, self._listed = frozenset(self._listed), set()
+            self._on_change(Change(self._kind, [], [], True, time.time_ns(), listed))
+            return
         upserted, deleted = self._known.replace(objects)
         self._on_change(Change(self._kind, upserted, deleted, True, time.time_ns()))
 

@@ -230,3 +230,16 @@ def test_endpoints_go_with_the_extension(control_plane: ControlPlane, objects: M
     with running(kubeconfig) as agent:
         wait_until(lambda: agent.owner("web-7d4-a") is not None, "the pod")
     assert agent.endpoints() == {}
+
+
+def test_older_store_leaves_no_identity_that_is_not_in_it(
+    control_plane: ControlPlane, objects: Made, tmp_path: Path
+) -> None:
+    kubeconfig = control_plane.kubeconfig_for("reader", EVERYTHING)
+    control_plane.save_store(tmp_path / "store")
+    objects.pod("later", "10.0.0.9")
+    with running(kubeconfig) as agent:
+        wait_until(lambda: {"later", "web-7d4-a"} <= set(agent.endpoints()), "both pods", 60)
+        control_plane.restore_store(tmp_path / "store")
+        wait_until(lambda: "later" not in agent.endpoints(), "the end of what is not there", 90)
+        assert agent.owner("web-7d4-a") == ("rollout", "web")

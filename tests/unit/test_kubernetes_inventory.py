@@ -189,6 +189,26 @@ def test_full_list_ends_what_is_not_in_it() -> None:
     assert sorted(seen.endpoints) == ["node:m", "uid-b", "uid-shop-t"]
 
 
+def test_list_that_was_told_in_parts_ends_what_is_not_in_it() -> None:
+    seen = Seen(observe_annotated=True)
+    kubernetes = [service("kubernetes", "10.96.0.1", namespace="default")]
+    old: dict[Kind, list[Object]] = {
+        Kind.POD: [pod("a", "10.0.0.7"), pod("b", "10.0.0.8")],
+        Kind.SERVICE: [service("s", "10.96.0.7"), service("t", "10.96.0.8"), *kubernetes],
+        Kind.NODE: [node("n"), node("m")],
+        Kind.NAMESPACE: [namespace(name, **{"retina.sh": "observe"}) for name in ("x", "y")],
+        Kind.ENDPOINT_SLICE: [endpoint_slice("kubernetes", "172.30.0.9")],
+    }
+    for kind, objects in old.items():
+        seen.apply(kind, *objects)
+    for kind, objects in old.items():
+        listed = frozenset(one.meta.uid for one in objects[1:])
+        seen.take(seen.inventory.apply(kind, [], [], T0, True, listed=listed))
+    assert sorted(seen.endpoints) == ["node:m", "service:default/kubernetes", "uid-b", "uid-shop-t"]
+    assert seen.endpoints["service:default/kubernetes"].addresses == ("10.96.0.1",)
+    assert seen.inventory.observed_namespaces == {"y"}
+
+
 def test_node_that_comes_again_under_its_name_outlives_the_end_of_the_old_one() -> None:
     seen = Seen()
     old, new = node("n", "172.30.0.2", uid="1"), node("n", "172.30.0.3", uid="2")

@@ -196,11 +196,17 @@ class Kubernetes:
         with self._lock:
             self._publish(
                 self._inventory.apply(
-                    kind, change.upserted, change.deleted, change.time_ns, change.full
+                    kind,
+                    change.upserted,
+                    change.deleted,
+                    change.time_ns,
+                    change.full,
+                    listed=change.listed,
                 )
             )
             self._pods_changed |= kind is Kind.POD
-            if self._missing.pop(kind, None):
+            if change.full and kind in self._missing:
+                del self._missing[kind]
                 self._tell_missing()
             if self._settings.observe_annotated and kind in (Kind.POD, Kind.NAMESPACE):
                 self._select()

@@ -42,6 +42,7 @@ class Watches:
                 on_state=partial(on_state, one.kind.value),
                 selector=one.selector,
                 wanted=one.wanted,
+                remember=False,  # the inventory does
             )
             for one in watched
         ]
