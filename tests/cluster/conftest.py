@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from retina_otel.testing.cluster.fixtures import cluster, control_plane
+from tests.cluster.pods import pods
 
-__all__ = ["cluster", "control_plane"]
+__all__ = ["cluster", "control_plane", "pods"]
