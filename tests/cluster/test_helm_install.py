@@ -167,6 +167,7 @@ def test_to_dns_and_to_the_world_by_name_and_by_number(shop: Shop) -> None:
     ours = {key: value for key, value in found.items() if front in key}
     assert ours[("egress", "icmp", front, "world")] == 37
     assert ours[("ingress", "icmp", "world", front)] == 37
+    print(ours)
     # A question for A and one for AAAA, and their answers.
     assert ours[("egress", "udp", front, resolver)] == 2
     assert ours[("ingress", "udp", resolver, front)] == 2
