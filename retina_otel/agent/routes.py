@@ -21,6 +21,7 @@ from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.folding import Folding
 from retina_otel.pipeline.late import LateIdentity
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
+from retina_otel.pipeline.points import ResourceModel
 
 OWN = "own"
 """Name of the pipeline of the agent's own metrics, and of what feeds it."""
@@ -42,6 +43,8 @@ class RouteKey:
     processors: tuple[str, ...]
     settings: str
     """JSON of what the accumulator or buffer is told."""
+    pod_uids: bool = False
+    """One-ended metrics have the UIDs of pods: an exporter makes resources of them."""
 
 
 def resolves_identity(key: RouteKey) -> bool:
@@ -104,6 +107,11 @@ def plan(
             receivers=frozenset(settings.receivers),
             processors=tuple(settings.processors),
             settings=settings.model_dump_json(include={"attributes", "cardinality", "expiry"}),
+            pod_uids=any(
+                getattr(configuration.exporters[id_].settings, "resource_model", None)
+                is ResourceModel.ENTITY
+                for id_ in settings.exporters
+            ),
         )
         found = route(key, name, settings)
         found.exporters += [id_ for id_ in settings.exporters if id_ not in found.exporters]
@@ -143,6 +151,7 @@ def _make(
         endpoints,
         AccumulatorSettings(
             attributes=settings.attributes,
+            pod_uids=key.pod_uids,
             cardinality_limit=settings.cardinality.limit,
             cardinality_per_namespace=settings.cardinality.share,
             idle_ns=int(settings.expiry * 1e9),

@@ -3,6 +3,5 @@
 from retina_otel.encode.otlp_logs import LogsEncoder
 from retina_otel.encode.otlp_metrics import MetricsEncoder
 from retina_otel.encode.requests import MAX_BYTES, Request
-from retina_otel.encode.scopes import EntityRef
 
-__all__ = ["MAX_BYTES", "EntityRef", "LogsEncoder", "MetricsEncoder", "Request"]
+__all__ = ["MAX_BYTES", "LogsEncoder", "MetricsEncoder", "Request"]

@@ -7,6 +7,7 @@ the Collector reads too.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,13 +19,22 @@ from retina_otel.encode.event_body import bodies
 from retina_otel.encode.otlp_logs import by_scope
 from retina_otel.encode.otlp_metrics import by_metric
 from retina_otel.encode.protobuf import INT64_MAX, INT64_MIN, utf8
-from retina_otel.encode.requests import MAX_BYTES, Envelope, Group, Request, Stream, cut
-from retina_otel.encode.scopes import scope_identity, sorted_set
+from retina_otel.encode.requests import (
+    MAX_BYTES,
+    Envelope,
+    Request,
+    Rows,
+    Scopes,
+    Stream,
+    cut,
+)
+from retina_otel.encode.resources import PodResources, streams
+from retina_otel.encode.scopes import EntityRef, entities_of, scope_identity, sorted_set
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.batches import AttributeValue, Histogram
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.points import EventBlock, PointBlock, Temporality
+from retina_otel.pipeline.points import EventBlock, PointBlock, ResourceModel, Temporality
 
 _DATA = {
     Kind.GAUGE: "gauge",
@@ -35,16 +45,29 @@ _DATA = {
 _TEMPORALITY = {Temporality.DELTA: 1, Temporality.CUMULATIVE: 2}
 _STEP = 4096
 """Rows built at a time: bounds what a large block costs in memory."""
+_BEFORE_RESOURCE = b'{"resource":'
+_END = b"]}\n"
 
 
 class JsonMetricsEncoder:
     """Encodes points as lines `{"resourceMetrics":[...]}`, each ending in a newline."""
 
     def __init__(
-        self, resource: Mapping[str, AttributeValue], *, schema_url: str = SCHEMA_URL
+        self,
+        resource: Mapping[str, AttributeValue],
+        *,
+        schema_url: str = SCHEMA_URL,
+        resource_model: ResourceModel = ResourceModel.FLAT,
+        entity_refs: bool = False,
     ) -> None:
-        self._assembler = _JsonAssembler("Metrics", "metrics", resource, schema_url)
+        """`entity_refs`: resources say which entities they stand for."""
+        write = functools.partial(_resource, entity_refs=entity_refs)
+        own = write(sorted_set(resource))
+        self._assembler = _JsonAssembler("Metrics", "metrics", own, schema_url)
         self._sets = SetCache(_make_table)
+        self._pods = None
+        if resource_model is ResourceModel.ENTITY:
+            self._pods = PodResources(resource, write)
 
     def encode(self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
         return (request.body for request in self.requests(blocks, max_bytes))
@@ -52,24 +75,28 @@ class JsonMetricsEncoder:
     def requests(
         self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES
     ) -> Iterator[Request]:
-        return cut(self._streams(blocks), self._assembler, max_bytes)
+        metrics = by_metric(blocks)
+        return cut(streams(metrics, _envelope, self._rows, self._pods), self._assembler, max_bytes)
 
-    def _streams(self, blocks: Iterable[PointBlock]) -> Iterator[Stream]:
-        for metric, temporality, same in by_metric(blocks):
-            envelope = _envelope(metric, temporality)
-            for block in same:
-                for low in range(0, len(block.source), _STEP):
-                    rows = _points(block, self._sets.table(block.sets), slice(low, low + _STEP))
-                    yield Stream(metric.scope, envelope, _JsonRows(rows))
+    def _rows(self, block: PointBlock) -> Iterator[Rows]:
+        for low in range(0, len(block.source), _STEP):
+            rows = slice(low, low + _STEP)
+            yield _JsonRows(_points(block, self._sets.table(block.sets), rows))
 
 
 class JsonLogsEncoder:
     """Encodes events as lines `{"resourceLogs":[...]}`, each ending in a newline."""
 
     def __init__(
-        self, resource: Mapping[str, AttributeValue], *, schema_url: str = SCHEMA_URL
+        self,
+        resource: Mapping[str, AttributeValue],
+        *,
+        schema_url: str = SCHEMA_URL,
+        entity_refs: bool = False,
     ) -> None:
-        self._assembler = _JsonAssembler("Logs", "logRecords", resource, schema_url)
+        """`entity_refs`: the resource says which entities it stands for."""
+        own = _resource(sorted_set(resource), entity_refs=entity_refs)
+        self._assembler = _JsonAssembler("Logs", "logRecords", own, schema_url)
         self._sets = SetCache(_make_table)
 
     def encode(self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
@@ -101,44 +128,46 @@ class _JsonRows:
 
 
 class _JsonAssembler:
-    """Lines with one resource."""
+    """Lines with one array of resources."""
 
-    def __init__(
-        self,
-        signal: str,
-        items: str,
-        resource: Mapping[str, AttributeValue],
-        schema_url: str,
-    ) -> None:
-        attributes = _attributes(sorted_set(resource))
-        inner = f'"attributes":[{attributes[1:]}]' if attributes else ""
-        head = f'{{"resource{signal}":[{{"resource":{{{inner}}},"scope{signal}":['
-        self._head = utf8(head)
-        self._tail = utf8("]" + _optional("schemaUrl", schema_url, before=True) + "}]}\n")
+    def __init__(self, signal: str, items: str, resource: bytes, schema_url: str) -> None:
+        self._start = utf8(f'{{"resource{signal}":[')
+        self._resource = resource
+        self._head = utf8(f',"scope{signal}":[')
+        self._tail = utf8("]" + _optional("schemaUrl", schema_url, before=True) + "}")
         self._items = items
         self._scopes: dict[str, tuple[bytes, bytes]] = {}
 
-    def overhead(self, scope: str | None, envelope: Envelope | None) -> int:
-        if scope is not None:
-            return sum(map(len, self._scope(scope))) + 1
-        if envelope is not None:
-            return len(envelope.head) + len(envelope.tail) + 1
-        return len(self._head) + len(self._tail)
+    def around_resource(self, resource: bytes | None) -> int:
+        resource = self._resource if resource is None else resource
+        around = len(self._start) + len(_BEFORE_RESOURCE) + len(self._head) + len(self._tail)
+        return around + len(resource) + len(_END)
 
-    def assemble(self, scopes: list[tuple[str, list[Group]]]) -> bytes:
-        parts = [self._head]
-        for scope, groups in scopes:
-            head, tail = self._scope(scope)
-            parts.append(head)
-            for group in groups:
-                parts.append(group.envelope.head)
-                parts += group.pieces
-                if group.envelope.tail:
-                    parts[-1] = parts[-1][:-1]
-                    parts.append(group.envelope.tail)
-            parts[-1] = parts[-1][:-1]
-            parts += (tail, b",")
-        parts[-1] = self._tail
+    def around_scope(self, scope: str) -> int:
+        return sum(map(len, self._scope(scope))) + 1
+
+    def around_group(self, envelope: Envelope) -> int:
+        return len(envelope.head) + len(envelope.tail) + 1
+
+    def assemble(self, resources: list[tuple[bytes | None, Scopes]]) -> bytes:
+        parts = [self._start]
+        for resource, scopes in resources:
+            parts += (_BEFORE_RESOURCE, self._resource if resource is None else resource)
+            parts.append(self._head)
+            for scope, groups in scopes:
+                head, tail = self._scope(scope)
+                parts.append(head)
+                for group in groups:
+                    parts.append(group.envelope.head)
+                    parts += group.pieces
+                    if group.envelope.tail:
+                        parts[-1] = parts[-1][:-1]
+                        parts.append(group.envelope.tail)
+                parts[-1] = parts[-1][:-1]
+                parts += (tail, b",")
+            parts[-1] = self._tail
+            parts.append(b",")
+        parts[-1] = _END
         return b"".join(parts)
 
     def _scope(self, scope: str) -> tuple[bytes, bytes]:
@@ -247,6 +276,24 @@ def _envelope(metric: Metric, temporality: Temporality) -> Envelope:
     if metric.monotonic:
         tail += ',"isMonotonic":true'
     return Envelope(utf8(head), b"", utf8(tail + "}},"))
+
+
+def _resource(pairs: AttributeSet, *, entity_refs: bool) -> bytes:
+    """A Resource object; with `entity_refs` it says which entities it stands for."""
+    attributes = _attributes(pairs)
+    fields = [f'"attributes":[{attributes[1:]}]'] if attributes else []
+    refs = entities_of(pairs) if entity_refs else ()
+    if refs:
+        fields.append(f'"entityRefs":[{",".join(map(_entity_ref, refs))}]')
+    return utf8("{" + ",".join(fields) + "}")
+
+
+def _entity_ref(ref: EntityRef) -> str:
+    fields = [f'"type":{_text(ref.type)}']
+    for name, keys in (("idKeys", ref.id_keys), ("descriptionKeys", ref.description_keys)):
+        if keys:
+            fields.append(f'"{name}":[{",".join(map(_text, keys))}]')
+    return "{" + ",".join(fields) + "}"
 
 
 def _attributes(pairs: AttributeSet) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,6 @@ from retina_otel.encode import protobuf
 from retina_otel.encode.event_body import bodies
 from retina_otel.encode.otlp_frame import ProtobufAssembler
 from retina_otel.encode.requests import MAX_BYTES, Envelope, Request, Stream, cut
-from retina_otel.encode.scopes import EntityRef
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.batches import AttributeValue
@@ -33,9 +32,10 @@ class LogsEncoder:
         resource: Mapping[str, AttributeValue],
         *,
         schema_url: str = SCHEMA_URL,
-        entity_refs: Sequence[EntityRef] = (),
+        entity_refs: bool = False,
     ) -> None:
-        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs)
+        """`entity_refs`: the resource says which entities it stands for."""
+        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs=entity_refs)
         self._sets = SetCache(_make_table)
 
     def encode(self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:

@@ -6,22 +6,22 @@ so an export costs a join and no message objects.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+import functools
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.encode import protobuf
-from retina_otel.encode.otlp_frame import ProtobufAssembler
-from retina_otel.encode.requests import MAX_BYTES, Envelope, Request, Stream, cut
-from retina_otel.encode.scopes import EntityRef
+from retina_otel.encode.otlp_frame import ProtobufAssembler, resource_message
+from retina_otel.encode.requests import MAX_BYTES, Envelope, Request, Rows, cut
+from retina_otel.encode.resources import PodResources, streams
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.batches import AttributeValue, Histogram
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.points import PointBlock, Temporality
+from retina_otel.pipeline.points import PointBlock, ResourceModel, Temporality
 
 _DATA_FIELD = {Kind.GAUGE: 5, Kind.COUNTER: 7, Kind.UPDOWN: 7, Kind.HISTOGRAM: 9}
 _TEMPORALITY = {Temporality.DELTA: 1, Temporality.CUMULATIVE: 2}
@@ -37,9 +37,16 @@ class MetricsEncoder:
         resource: Mapping[str, AttributeValue],
         *,
         schema_url: str = SCHEMA_URL,
-        entity_refs: Sequence[EntityRef] = (),
+        resource_model: ResourceModel = ResourceModel.FLAT,
+        entity_refs: bool = False,
     ) -> None:
-        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs)
+        """`entity_refs`: resources say which entities they stand for."""
+        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs=entity_refs)
+        self._pods = None
+        if resource_model is ResourceModel.ENTITY:
+            self._pods = PodResources(
+                resource, functools.partial(resource_message, entity_refs=entity_refs)
+            )
         self._numbers = SetCache(_table_maker(_NUMBER_ATTRIBUTES))
         self._histograms = SetCache(_table_maker(_HISTOGRAM_ATTRIBUTES))
 
@@ -51,14 +58,12 @@ class MetricsEncoder:
         self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES
     ) -> Iterator[Request]:
         """As `encode`, each with the number of its points."""
-        return cut(self._streams(blocks), self._assembler, max_bytes)
+        metrics = by_metric(blocks)
+        return cut(streams(metrics, _envelope, self._rows, self._pods), self._assembler, max_bytes)
 
-    def _streams(self, blocks: Iterable[PointBlock]) -> Iterator[Stream]:
-        for metric, temporality, same in by_metric(blocks):
-            envelope = _envelope(metric, temporality)
-            for block in same:
-                cache = self._histograms if metric.kind is Kind.HISTOGRAM else self._numbers
-                yield Stream(metric.scope, envelope, PointRows(block, cache.table(block.sets)))
+    def _rows(self, block: PointBlock) -> Iterator[Rows]:
+        cache = self._histograms if block.metric.kind is Kind.HISTOGRAM else self._numbers
+        yield PointRows(block, cache.table(block.sets))
 
 
 def by_metric(
@@ -136,7 +141,7 @@ class PointRows:
         return protobuf.split(packed)
 
 
-@lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=1024)
 def _head(metric: Metric, ended: bool) -> tuple[bytes, dict[str, int]]:
     """Fixed-width fields of a point with zeros for values, and where each value goes.
 

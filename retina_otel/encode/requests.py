@@ -1,7 +1,7 @@
 """Cuts streams of encoded rows into requests below a size, without a whole export in memory.
 
-A stream is the rows of one metric, or of one kind of event. Rows keep their order; a scope or
-metric whose rows do not fit is written again, with its header, in the next request.
+A stream is the rows of one metric, or of one kind of event. Rows keep their order; a resource,
+scope or metric whose rows do not fit is written again, with its header, in the next request.
 """
 
 from __future__ import annotations
@@ -47,11 +47,14 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Streams of one scope, and in it of one envelope, stand beside each other."""
+    """Streams of one resource, in it of one scope, and in that of one envelope, stand beside each
+    other."""
 
     scope: str
     envelope: Envelope
     rows: Rows
+    resource: bytes | None = None
+    """The resource as the format has it; None: the agent's."""
 
 
 @dataclass(slots=True)
@@ -63,38 +66,49 @@ class Group:
     size: int = 0
 
 
+Scopes = list[tuple[str, list[Group]]]
+
+
 class Assembler(Protocol):
     """Writes what stands around rows: one for each signal and format."""
 
-    def overhead(self, scope: str | None, envelope: Envelope | None) -> int:
-        """At most so many bytes around a request (both None), around a scope, around a group."""
+    def around_resource(self, resource: bytes | None) -> int:
+        """At most so many bytes around the scopes of a resource; its share of the request too."""
 
-    def assemble(self, scopes: list[tuple[str, list[Group]]]) -> bytes: ...
+    def around_scope(self, scope: str) -> int: ...
+
+    def around_group(self, envelope: Envelope) -> int: ...
+
+    def assemble(self, resources: list[tuple[bytes | None, Scopes]]) -> bytes: ...
 
 
 def cut(streams: Iterable[Stream], assembler: Assembler, max_bytes: int) -> Iterator[Request]:
     """Requests of at most `max_bytes`; only a row that is larger by itself makes a larger one."""
-    empty = assembler.overhead(None, None)
-    scopes: list[tuple[str, list[Group]]] = []
-    size, n_items = empty, 0
+    resources: list[tuple[bytes | None, Scopes]] = []
+    size = n_items = 0
     for stream in streams:
         ends = np.cumsum(stream.rows.sizes)
         low = 0
         while low < len(ends):
-            new_scope = not scopes or scopes[-1][0] != stream.scope
-            new_group = new_scope or scopes[-1][1][-1].envelope is not stream.envelope
-            around = assembler.overhead(stream.scope, None) if new_scope else 0
-            around += assembler.overhead(None, stream.envelope) if new_group else 0
+            new_resource = not resources or resources[-1][0] != stream.resource
+            new_scope = new_resource or resources[-1][1][-1][0] != stream.scope
+            new_group = new_scope or resources[-1][1][-1][1][-1].envelope is not stream.envelope
+            around = assembler.around_resource(stream.resource) if new_resource else 0
+            around += assembler.around_scope(stream.scope) if new_scope else 0
+            around += assembler.around_group(stream.envelope) if new_group else 0
             done = int(ends[low - 1]) if low else 0
             high = int(np.searchsorted(ends, done + max_bytes - size - around, side="right"))
             if high <= low:
                 if n_items:
-                    request = Request(assembler.assemble(scopes), n_items)
-                    scopes, size, n_items = [], empty, 0
+                    request = Request(assembler.assemble(resources), n_items)
+                    resources, size, n_items = [], 0, 0
                     yield request
                     del request
                     continue
                 high = low + 1
+            if new_resource:
+                resources.append((stream.resource, []))
+            scopes = resources[-1][1]
             if new_scope:
                 scopes.append((stream.scope, []))
             if new_group:
@@ -106,4 +120,4 @@ def cut(streams: Iterable[Stream], assembler: Assembler, max_bytes: int) -> Iter
             n_items += high - low
             low = high
     if n_items:
-        yield Request(assembler.assemble(scopes), n_items)
+        yield Request(assembler.assemble(resources), n_items)

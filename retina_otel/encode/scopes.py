@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from retina_otel import __version__
 from retina_otel.model.attribute_sets import AttributeSet
@@ -18,7 +18,24 @@ class EntityRef:
     type: str
     id_keys: tuple[str, ...]
     description_keys: tuple[str, ...] = ()
-    schema_url: str = ""
+
+
+_ENTITIES = (
+    EntityRef("k8s.cluster", ("k8s.cluster.uid",), ("k8s.cluster.name",)),
+    EntityRef("k8s.node", ("k8s.node.uid",), ("k8s.node.name",)),
+    EntityRef("k8s.pod", ("k8s.pod.uid",), ("k8s.pod.name",)),
+    EntityRef("service.instance", ("service.instance.id",)),
+)
+
+
+def entities_of(attributes: AttributeSet) -> tuple[EntityRef, ...]:
+    """The entities that a resource with these attributes stands for."""
+    keys = {key for key, _ in attributes}
+    return tuple(
+        replace(one, description_keys=tuple(key for key in one.description_keys if key in keys))
+        for one in _ENTITIES
+        if keys.issuperset(one.id_keys)
+    )
 
 
 def sorted_set(attributes: Mapping[str, AttributeValue]) -> AttributeSet:

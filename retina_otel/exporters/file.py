@@ -20,7 +20,7 @@ from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.worker import Worker
 from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
-from retina_otel.pipeline.points import EventsReader, MetricsReader
+from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel
 
 _MEGABYTE = 1 << 20
 _RETRY = RetryPolicy(initial_s=1.0, max_s=10.0, max_elapsed_s=0.0)
@@ -50,6 +50,13 @@ class FileSettings(Settings):
     rotation: RotationSettings | None = None
     """Begin a new file when this one is full; adds to a file that is there. Not set: one file that
     grows for ever."""
+
+    resource_model: ResourceModel = ResourceModel.FLAT
+    """Where the pod of a metric with one end stands: `flat`, on the point; `entity`, in a resource
+    of its own. As `otlp_http` has it."""
+
+    entity_refs: bool = False
+    """Resources say which entities they stand for. As `otlp_http` has it."""
 
     interval: PositiveDuration = Field(default="15s", validate_default=True)
     """Time between two exports of metrics."""
@@ -98,7 +105,11 @@ class FileExporter:
             MetricsLane(
                 f"metrics {number}",
                 reader,
-                encode=JsonMetricsEncoder(context.resource).requests,
+                encode=JsonMetricsEncoder(
+                    context.resource,
+                    resource_model=settings.resource_model,
+                    entity_refs=settings.entity_refs,
+                ).requests,
                 send=file.write,
                 split=_no_split,
                 interval_s=settings.interval,
@@ -110,7 +121,7 @@ class FileExporter:
             EventsLane(
                 f"events {number}",
                 events_reader,
-                encode=JsonLogsEncoder(context.resource).requests,
+                encode=JsonLogsEncoder(context.resource, entity_refs=settings.entity_refs).requests,
                 send=file.write,
                 split=_no_split,
                 interval_s=settings.flush_interval,

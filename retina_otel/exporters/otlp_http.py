@@ -37,7 +37,7 @@ from retina_otel.delivery.settings import HttpUrl, RetrySettings, TlsSettings
 from retina_otel.delivery.worker import Worker
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.errors import ConfigError
-from retina_otel.pipeline.points import EventsReader, MetricsReader, Temporality
+from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
 
 _DEFAULT_INTERVAL_S = 15.0
 _DEFAULT_TIMEOUT_S = 10.0
@@ -79,6 +79,17 @@ class OtlpHttpSettings(Settings):
     temporality: Temporality | None = None
     """`cumulative` (an outage loses no counts) or `delta` (for backends that want it; sent at least
     once). Not set: OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, else cumulative."""
+
+    resource_model: ResourceModel = ResourceModel.FLAT
+    """Where the pod of a metric with one end stands, as an interface's: `flat`, on the point, as
+    the ends of all else; `entity`, in a resource of its own (`k8s.pod.uid`, name, namespace, owner,
+    and of the agent's resource what says which cluster, node and cloud). Metrics with two ends
+    stay under the agent's resource. With `entity` one-ended metrics have `k8s.pod.uid` in all
+    exporters of the pipeline."""
+
+    entity_refs: bool = False
+    """Resources say which entities they stand for (`entity_refs`, which OTLP has in
+    development)."""
 
     max_request_bytes: ByteSize = Field(default="4092KiB", validate_default=True, ge=4096)
     """Largest request before compression; an export is cut into as many as it needs. The default
@@ -122,7 +133,11 @@ class OtlpHttpExporter:
                 MetricsLane(
                     f"metrics {number}",
                     metrics_reader,
-                    encode=MetricsEncoder(context.resource).requests,
+                    encode=MetricsEncoder(
+                        context.resource,
+                        resource_model=settings.resource_model,
+                        entity_refs=settings.entity_refs,
+                    ).requests,
                     send=self._senders["metrics"].send,
                     split=METRICS.split,
                     interval_s=self.interval_s,
@@ -135,7 +150,7 @@ class OtlpHttpExporter:
                 EventsLane(
                     f"events {number}",
                     events_reader,
-                    encode=LogsEncoder(context.resource).requests,
+                    encode=LogsEncoder(context.resource, entity_refs=settings.entity_refs).requests,
                     send=self._senders["logs"].send,
                     split=LOGS.split,
                     interval_s=settings.events_interval,

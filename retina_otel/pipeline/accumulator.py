@@ -49,6 +49,8 @@ class AccumulatorSettings:
     attributes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By metric name (exact, or a pattern), patterns over attribute names; see `projection`. A
     metric that none matches has the default attributes."""
+    pod_uids: bool = False
+    """One-ended metrics have a pod's UID beside its name."""
     cardinality_limit: int = 20_000
     """Live series of one metric."""
     cardinality_per_namespace: int | None = None
@@ -267,7 +269,11 @@ class Accumulator:
 
     def _terms(self, metric: Metric) -> Terms:
         chosen = self._overlay.attributes.get(metric.name)
-        choice = Choice.of(metric, chosen or patterns_for(metric, self.settings.attributes))
+        choice = Choice.of(
+            metric,
+            chosen or patterns_for(metric, self.settings.attributes),
+            pod_uids=self.settings.pod_uids,
+        )
         projection = self._projections.get(choice)
         if projection is None:
             projection = Projection(self._endpoints, self.sets, choice)

@@ -9,7 +9,7 @@ the same events, until they are shed and counted). A reader is used by one threa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
@@ -17,13 +17,22 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.model.attribute_sets import AttributeSets
-from retina_otel.model.batches import Values
+from retina_otel.model.batches import Histogram, Rows, Values
 from retina_otel.model.signals import Event, Metric
 
 
 class Temporality(Enum):
     CUMULATIVE = "cumulative"
     DELTA = "delta"
+
+
+class ResourceModel(Enum):
+    """Where the one end of a one-ended metric stands, if it is a pod."""
+
+    FLAT = "flat"
+    """On the point, as the ends of all other metrics; the resource is the agent's."""
+    ENTITY = "entity"
+    """In a resource that is the pod's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,20 @@ class PointBlock:
     no_value: npt.NDArray[np.bool_]
     """True: the series has ended; the point says so (NO_RECORDED_VALUE) and has no value."""
     sets: AttributeSets
+
+    def at(self, rows: Rows) -> PointBlock:
+        """The block of some of the points, by mask or by index."""
+        values = self.values
+        return replace(
+            self,
+            source=self.source[rows],
+            destination=self.destination[rows],
+            own=self.own[rows],
+            start_ns=self.start_ns[rows],
+            time_ns=self.time_ns[rows],
+            values=values.at(rows) if isinstance(values, Histogram) else values[rows],
+            no_value=self.no_value[rows],
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.model.attribute_sets import EMPTY_SET, AttributeSet, AttributeSets
+from retina_otel.model.attributes import K8S_POD_NAME, K8S_POD_UID
 from retina_otel.model.batches import EventBatch, MetricBatch, RawEnds
 from retina_otel.model.signals import Ends, Event, Metric
 from retina_otel.pipeline.end_addresses import AddressedEnds
@@ -63,14 +64,27 @@ class Choice:
     ends: Ends
     patterns: tuple[str, ...]
     own_defaults: frozenset[str]
+    pod_uids: bool = False
+    """Where the one end is a pod and its name is chosen, so is its UID."""
 
     @classmethod
-    def of(cls, signal: Metric | Event, patterns: Sequence[str] | None = None) -> Choice:
+    def of(
+        cls,
+        signal: Metric | Event,
+        patterns: Sequence[str] | None = None,
+        *,
+        pod_uids: bool = False,
+    ) -> Choice:
         """`patterns` of None are the defaults: of a metric, DEFAULT; of an event, everything."""
         if patterns is None:
             patterns = (DEFAULT,) if isinstance(signal, Metric) else ("*",)
         defaults = frozenset(a.name for a in signal.attributes if not a.opt_in)
-        return cls(signal.ends, tuple(patterns), defaults if DEFAULT in patterns else frozenset())
+        return cls(
+            signal.ends,
+            tuple(patterns),
+            defaults if DEFAULT in patterns else frozenset(),
+            pod_uids and signal.ends is Ends.ONE,
+        )
 
     def own(self, name: str) -> bool:
         """Whether an own attribute is on the point."""
@@ -78,6 +92,8 @@ class Choice:
 
     def of_end(self, prefix: str, kind: EndpointKind, name: str) -> bool:
         """Whether an attribute of an end is on the point, under `prefix`."""
+        if self.pod_uids and kind is EndpointKind.POD and name == K8S_POD_UID.name:
+            name = K8S_POD_NAME.name
         if DEFAULT in self.patterns and name in DEFAULT_END_ATTRIBUTES.get(kind, ()):
             return kind is not EndpointKind.NODE or prefix != ""
         return self._named(prefix + name)

@@ -17,7 +17,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 
 from retina_otel import __version__
 from retina_otel.encode import protobuf
-from retina_otel.encode.otlp import EntityRef, LogsEncoder, MetricsEncoder
+from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.encode.set_cache import MAX_TABLES, SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import SCHEMA_URL, Event, Kind, Metric
@@ -160,16 +160,16 @@ def test_both_temporalities_of_one_metric_stand_apart() -> None:
 
 
 def test_the_resource_says_which_entities_it_is_when_asked_to() -> None:
-    ref = EntityRef("k8s.node", ("k8s.node.uid",), ("k8s.node.name",), SCHEMA_URL)
-    encoder = MetricsEncoder({"k8s.node.uid": "u", "k8s.node.name": "n"}, entity_refs=[ref])
-    (request,) = requests_of(encoder, [point_block(METRIC, [Point(1)])])
+    resource = {"k8s.node.uid": "u", "k8s.node.name": "n", "service.name": "x"}
+    block = point_block(METRIC, [Point(1)])
+    (request,) = requests_of(MetricsEncoder(resource, entity_refs=True), [block])
     (found,) = request.resource_metrics[0].resource.entity_refs
-    assert (found.type, found.schema_url) == ("k8s.node", SCHEMA_URL)
-    assert (list(found.id_keys), list(found.description_keys)) == (
+    assert (found.type, list(found.id_keys), list(found.description_keys)) == (
+        "k8s.node",
         ["k8s.node.uid"],
         ["k8s.node.name"],
     )
-    (plain,) = requests_of(MetricsEncoder({}), [point_block(METRIC, [Point(1)])])
+    (plain,) = requests_of(MetricsEncoder(resource), [block])
     assert not plain.resource_metrics[0].resource.entity_refs
 
 
