@@ -18,7 +18,7 @@ from retina_otel.component import Context
 from retina_otel.errors import ConfigError
 from retina_otel.extensions.kubernetes.introduction import Introduction
 from retina_otel.extensions.kubernetes.local_ends import LocalEnds, is_wire
-from retina_otel.extensions.kubernetes.owner_reader import OwnerReader
+from retina_otel.kubernetes.owner_reader import OwnerReader
 from retina_otel.extensions.kubernetes.plan import Watched, plan
 from retina_otel.extensions.kubernetes.reasons import Reasons
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
