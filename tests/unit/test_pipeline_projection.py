@@ -42,12 +42,12 @@ WEB_0, WEB_1, NODE, OFFICE = 1, 2, 3, 4
 
 
 class Bench:
-    def __init__(self, metric: Metric, *patterns: str) -> None:
+    def __init__(self, metric: Metric, *patterns: str, pod_uids: bool = False) -> None:
         self.endpoints = EndpointTable()
         self.endpoints.update(ENDPOINTS)
         self.sets = AttributeSets()
         self.metric = metric
-        choice = Choice.of(metric, patterns or None)
+        choice = Choice.of(metric, patterns or None, pod_uids=pod_uids)
         self.projection = Projection(self.endpoints, self.sets, choice)
 
     def look(self, source: int, destination: int = 0, **own: object) -> dict[str, object]:
@@ -120,6 +120,16 @@ def test_a_node_is_named_where_it_is_one_of_two_ends_and_is_the_resource_elsewhe
         "transport": "udp",
     }
     assert Bench(NONE).look(WEB_0, WEB_1, transport="udp") == {"transport": "udp"}
+
+
+def test_an_only_end_that_is_a_pod_has_its_uid_beside_its_name_when_asked_for() -> None:
+    plain = Bench(ONE).look(WEB_0)
+    assert Bench(ONE, pod_uids=True).look(WEB_0) == {**plain, "k8s.pod.uid": "u1"}
+    assert Bench(ONE, "k8s.namespace.name", pod_uids=True).look(WEB_0) == {
+        "k8s.namespace.name": "shop"
+    }
+    for metric, row in ((BOTH, WEB_0), (ONE, NODE), (NONE, WEB_0)):
+        assert Bench(metric, pod_uids=True).look(row) == Bench(metric).look(row)
 
 
 def test_patterns_choose_exactly_what_they_match() -> None:
