@@ -103,6 +103,9 @@ class Watched:
     def health(self) -> dict[str, Any]:
         return self.agent_health()["components"]["extensions"]["kubernetes"]  # type: ignore[no-any-return]
 
+    def reason(self) -> str:
+        return str(self.health().get("reason", ""))
+
     def wait_until_all_is_well(self) -> None:
         """Every list has come, and nothing is missing."""
         wait_until(lambda: self.health() == WELL, "an extension to which nothing is missing", 60)
@@ -233,11 +236,9 @@ def test_missing_right_is_named_with_what_it_costs(cluster: Cluster, tmp_path: P
     rights = [rule("", "pods", "services", "namespaces", verbs=WATCH), *RIGHTS[1:]]
     lacking = cluster.kubeconfig_for("without-nodes", rights, inner=True)
     with watched(cluster, tmp_path, lacking) as agent:
-        wait_until(lambda: "zones of pods" in agent.health().get("reason", ""), "the right", 10)
-        reason = agent.health()["reason"]
-        assert "this node's uid and cloud are unknown: grant `get nodes`" in reason
-        assert "other nodes and the zones of pods may be unknown or out of date" in reason
-        assert "Grant `watch nodes` in the ClusterRole of the agent" in reason
+        wait_until(lambda: "Grant `watch nodes`" in agent.reason(), "the right", 30)
+        assert "this node's uid and cloud are unknown: grant `get nodes`" in agent.reason()
+        assert "other nodes and the zones of pods may be unknown or out of date" in agent.reason()
         assert agent.health()["state"] == "degraded"
         cluster.set_rights("without-nodes", RIGHTS)
         agent.wait_until_all_is_well()
@@ -253,7 +254,7 @@ def test_agent_starts_and_counts_while_the_api_server_is_away(
     away = True
     try:
         with watched(world, tmp_path, kubeconfig) as agent:
-            wait_until(lambda: "is away" in agent.health().get("reason", ""), "the reason")
+            wait_until(lambda: "Check that it runs" in agent.reason(), "the remedy", 60)
             world.start_api_server()
             away = False
             agent.wait_until_all_is_well()

@@ -83,6 +83,7 @@ class Running:
         return endpoint.attributes["k8s.owner.type"], endpoint.attributes["k8s.owner.name"]
 
     def reason(self) -> str:
+        self.extension.tick(0)
         return self.reasons[-1] if self.reasons else ""
 
 

@@ -18,7 +18,6 @@ from retina_otel.component import Context
 from retina_otel.errors import ConfigError
 from retina_otel.extensions.kubernetes.introduction import Introduction
 from retina_otel.extensions.kubernetes.local_ends import LocalEnds, is_wire
-from retina_otel.kubernetes.owner_reader import OwnerReader
 from retina_otel.extensions.kubernetes.plan import Watched, plan
 from retina_otel.extensions.kubernetes.reasons import Reasons
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
@@ -33,6 +32,7 @@ from retina_otel.kubernetes.metrics_configuration import MetricsConfiguration
 from retina_otel.kubernetes.metrics_merge import Merged, merge, overlay
 from retina_otel.kubernetes.objects import Kind, Workload
 from retina_otel.kubernetes.observed import observed
+from retina_otel.kubernetes.owner_reader import OwnerReader
 from retina_otel.kubernetes.watch import Change, WatchState
 from retina_otel.model.attributes import K8S_NODE_NAME
 from retina_otel.model.interfaces import Interface
@@ -134,7 +134,7 @@ class Kubernetes:
 
     def tick(self, end_ns: int) -> None:
         """Finds out where the pods of this node live, if anything may have changed."""
-        self._reasons.tell_again()
+        self._reasons.tell()
         if self._settings.context is View.NODE:
             return
         namespaces = self._context.namespaces
@@ -229,8 +229,8 @@ class Kubernetes:
             self._reasons.set(about, "")
             return
         cost = next((one.without for one in self._watched if one.kind.value == about), "")
-        what = f"{cost} may be unknown or out of date" if cost else f"the {SERVICE} is away"
-        self._reasons.set(about, f"{what}: {state.reason}")
+        away = f"the {SERVICE} is away: " if about == SERVICE else ""
+        self._reasons.set(about, away + state.reason, cost)
 
     def _owner_found(self, found: Workload) -> None:
         with self._lock:

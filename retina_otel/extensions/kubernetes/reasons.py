@@ -1,4 +1,4 @@
-"""Reasons: what the extension lacks, each for as long as it lasts, told as one sentence."""
+"""Reasons: what the extension lacks, each for as long as it lasts, told as one sentence a tick."""
 
 from __future__ import annotations
 
@@ -7,33 +7,32 @@ from collections.abc import Callable
 
 
 class Reasons:
-    """Any thread."""
+    """Any thread sets them; the tick thread tells, so that a fault of all watches is one line."""
 
     def __init__(self, degraded: Callable[[str], None]) -> None:
         self._degraded = degraded
         self._lock = threading.Lock()
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, tuple[str, str]] = {}
         self._told = ""
 
-    def set(self, about: str, reason: str) -> None:
-        """`reason` empty: all is well with it again."""
+    def set(self, about: str, reason: str, cost: str = "") -> None:
+        """`reason` empty: all is well with it again. `cost`: what may be unknown or out of date."""
         with self._lock:
             if reason:
-                self._reasons[about] = reason
+                self._reasons[about] = cost, reason
             else:
                 self._reasons.pop(about, None)
-            self._tell()
 
-    def tell_again(self) -> None:
-        """After the agent has called the component running, which it does when it has started."""
+    def tell(self) -> None:
+        """If anything has changed."""
         with self._lock:
-            if self._reasons:
-                self._told = ""
-                self._tell()
-
-    def _tell(self) -> None:
-        # Several watches that fail alike are one fault.
-        text = "; ".join(dict.fromkeys(self._reasons.values()))
+            costs: dict[str, list[str]] = {}
+            for cost, reason in self._reasons.values():
+                costs.setdefault(reason, []).extend([cost] if cost else [])
+        text = "; ".join(
+            f"{', '.join(lacking)} may be unknown or out of date: {reason}" if lacking else reason
+            for reason, lacking in costs.items()
+        )
         if text != self._told:
             self._told = text
             self._degraded(text)
