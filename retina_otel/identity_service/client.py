@@ -1,16 +1,16 @@
 """The agent's end: what the service sends, as changes like those of the agent's own watches.
 
 One thread reads one stream, resumes it where it was after each break, and reads token and
-certificates anew for each connection. Until a snapshot or batch is whole nothing of it counts as
-had, so that a break in its midst loses nothing.
+certificates anew for each connection. Each frame is told as it comes, so that no snapshot is ever
+in memory; one that breaks off does not count as had, and is told again from its beginning.
 """
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,13 +88,15 @@ class IdentityStream:
         settings: StreamSettings,
         on_change: Callable[[Change], None],
         on_state: Callable[[WatchState], None],
-        logger: logging.Logger | None = None,
+        *,
+        on_cluster: Callable[[str], None] = lambda uid: None,
     ) -> None:
-        """Callbacks come from the thread."""
+        """Callbacks come from the thread. Whole lists are told in parts, `Change.listed` last;
+        `on_cluster` is told the cluster's uid, at each begin."""
         self._settings = settings
         self._on_change = on_change
         self._on_state = on_state
-        self._logger = logger or logging.getLogger(__name__)
+        self._on_cluster = on_cluster
         self._by_name = {kind.value: kind for kind in settings.kinds}
         self._position = _Position()
         self._state: WatchState | None = None
@@ -200,6 +202,8 @@ class IdentityStream:
             hello = Hello.parse(frame.payload)
             watchdog.allow(3 * min(max(hello.heartbeat_s, 0.1), 300.0))
             self._position.begin(hello)
+            if hello.cluster:
+                self._on_cluster(hello.cluster)
         elif frame.type == HEARTBEAT:
             heartbeat = Heartbeat.parse(frame.payload)
             self._position.at(frame.sequence)
@@ -211,7 +215,7 @@ class IdentityStream:
 
     def _take_changes(self, frame: Frame) -> None:
         position = self._position
-        full = bool(frame.flags & FULL)
+        told: dict[Kind, tuple[list[Object], list[Object]]] = {}
         for one in frame.parts():
             name, _, node = one.topic.partition("@")
             kind = self._by_name.get(name)
@@ -224,33 +228,37 @@ class IdentityStream:
                 own = self._settings.node
                 objects = [pod for pod in objects if getattr(pod, "node", "") != own]
             position.see(name, objects)
-            upserted, deleted = position.gathered.setdefault(kind, ([], []))
-            (deleted if one.deleted else upserted).extend(objects)
+            told.setdefault(kind, ([], []))[one.deleted].extend(objects)
+        now_ns = time.time_ns()
+        for kind, (upserted, deleted) in told.items():
+            self._on_change(Change(kind, upserted, deleted, False, now_ns))
+        if frame.flags & FULL:
+            for kind, (upserted, _) in told.items():
+                position.listed[kind].update(one.meta.uid for one in upserted)
         if not frame.flags & LAST:
             return
-        gathered, position.gathered = position.gathered, {}
-        now_ns = time.time_ns()
-        for kind in self._by_name.values():
-            upserted, deleted = gathered.pop(kind, ([], []))
-            if full or upserted or deleted:
-                self._on_change(Change(kind, upserted, deleted, full, now_ns))
+        if frame.flags & FULL:
+            for kind in self._by_name.values():
+                listed = frozenset(position.listed.pop(kind, ()))
+                self._on_change(Change(kind, [], [], True, now_ns, listed))
         position.at(frame.sequence)
 
 
 @dataclass(slots=True)
 class _Position:
-    """What has been had in whole, and what has come since."""
+    """What has been had in whole."""
 
     cluster: str = ""
     epoch: str = ""
     sequence: int = 0
     revisions: dict[str, int] = field(default_factory=dict)
-    gathered: dict[Kind, tuple[list[Object], list[Object]]] = field(default_factory=dict)
+    listed: defaultdict[Kind, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """UIDs of the snapshot that is coming in."""
     whole: bool = False
     next_epoch: str = ""
 
     def begin(self, hello: Hello) -> None:
-        self.gathered = {}
+        self.listed.clear()
         if hello.resumed:
             if (hello.cluster, hello.epoch) != (self.cluster, self.epoch) or not self.epoch:
                 raise ProtocolError("the identity service resumes what was never begun")

@@ -36,6 +36,7 @@ from retina_otel.kubernetes.objects import (
     Object,
     OwnerRef,
     Pod,
+    RawMetricsConfiguration,
     Service,
     ServicePort,
     Workload,
@@ -134,6 +135,9 @@ _CLASSES: Mapping[str, _Class] = {
     "Node": _Class(Node, {"addresses": STRINGS, "pod_networks": STRINGS, "provider_id": STRING}),
     "Namespace": _Class(Namespace, {}),
     "Workload": _Class(Workload, {"api_version": STRING, "kind": STRING}),
+    "RawMetricsConfiguration": _Class(
+        RawMetricsConfiguration, {"spec": STRING, "last_known_spec": STRING}
+    ),
 }
 
 

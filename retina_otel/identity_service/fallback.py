@@ -38,14 +38,17 @@ class FallBack:
         on_state: Callable[[WatchState], None],
         *,
         in_its_place: Callable[[], Source],
+        on_cluster: Callable[[str], None] = lambda uid: None,
         after_s: float = 30.0,
         back_after_s: float = 60.0,
         probe_s: float = 10.0,
     ) -> None:
-        """`on_state` is about the service; `in_its_place` makes the other source, at each fall."""
+        """`on_state` and `on_cluster` are about the service; `in_its_place` makes the other source,
+        at each fall."""
         self._settings = settings
         self._on_change = on_change
         self._on_state = on_state
+        self._on_cluster = on_cluster
         self._in_its_place = in_its_place
         self._after_s = after_s
         self._back_after_s = back_after_s
@@ -71,7 +74,9 @@ class FallBack:
 
     def _by_service(self, patience_s: float) -> None:
         """Returns once the service is away for too long."""
-        stream = IdentityStream(self._settings, self._on_change, self._on_state)
+        stream = IdentityStream(
+            self._settings, self._on_change, self._on_state, on_cluster=self._on_cluster
+        )
         stream.start()
         try:
             while not self._stop.is_set():

@@ -7,15 +7,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 
+from retina_otel.identity_service.owners import OWNED, CustomOwners
 from retina_otel.identity_service.protocol import Heartbeat, Keys
 from retina_otel.identity_service.store import Store
 from retina_otel.kubernetes.access import Access
 from retina_otel.kubernetes.cloud import NODE_LABELS
+from retina_otel.kubernetes.configurations import Configurations
 from retina_otel.kubernetes.objects import Kind
 from retina_otel.kubernetes.observed import ANNOTATION
-from retina_otel.kubernetes.watch import Timing, Wanted, Watcher, WatchState
+from retina_otel.kubernetes.watch import Change, Timing, Wanted, Watcher, WatchState
 
-_KINDS = (
+_WATCHED = (
     Kind.POD,
     Kind.SERVICE,
     Kind.ENDPOINT_SLICE,
@@ -33,7 +35,7 @@ _SELECTORS = {
 def keys(labels: Iterable[str], annotations: Iterable[str]) -> dict[Kind, Keys]:
     """By kind, which labels and annotations are kept: those asked for of pods, and what the
     inventory itself reads."""
-    of = {kind: Keys() for kind in _KINDS}
+    of = {kind: Keys() for kind in (*_WATCHED, Kind.METRICS_CONFIGURATION, Kind.OWNER)}
     of[Kind.POD] = Keys(tuple(sorted(labels)), tuple(sorted({*annotations, ANNOTATION})))
     of[Kind.NAMESPACE] = Keys((), (ANNOTATION,))
     of[Kind.NODE] = Keys(tuple(sorted(NODE_LABELS)))
@@ -58,28 +60,36 @@ class Sources:
         self._on_state = on_state
         self._logger = logger
         self._lock = threading.Lock()
-        self._states = {kind: WatchState(False, time.time_ns(), "no list yet") for kind in kept}
-        self._never = {kind.value for kind in kept}
-        self._watchers = [
+        followed: list[Kind] = [kind for kind in kept if kind is not Kind.OWNER]
+        self._states = {kind: WatchState(False, time.time_ns(), "no list yet") for kind in followed}
+        self._never = {kind.value for kind in followed}
+        self._refused: set[str] = set()
+        self._owners = CustomOwners(access, store.apply, self._owner_refused)
+        timing = timing or Timing(phase_s=0.0)
+        self._watchers: list[Watcher | Configurations] = [
             Watcher(
                 access,
                 kind,
-                on_change=store.apply,
+                on_change=self._changed,
                 on_state=self._listener(kind),
                 selector=_SELECTORS.get(kind, ""),
-                wanted=Wanted(frozenset(one.labels), frozenset(one.annotations)),
-                timing=timing or Timing(phase_s=0.0),
+                wanted=Wanted(frozenset(kept[kind].labels), frozenset(kept[kind].annotations)),
+                timing=timing,
             )
-            for kind, one in kept.items()
+            for kind in _WATCHED
         ]
+        state = self._listener(Kind.METRICS_CONFIGURATION)
+        self._watchers.append(Configurations(access, store.apply, state, timing=timing))
 
     def start(self) -> None:
+        self._owners.start()
         for watcher in self._watchers:
             watcher.start()
 
     def stop(self) -> None:
         for watcher in self._watchers:
             watcher.stop()
+        self._owners.stop()
 
     def unsynced(self) -> frozenset[str]:
         """Kinds of which there was no whole list yet."""
@@ -88,7 +98,8 @@ class Sources:
     def synced(self) -> dict[str, float]:
         """1 or 0 by kind."""
         with self._lock:
-            return {kind.value: float(state.synced) for kind, state in self._states.items()}
+            found = {kind.value: float(state.synced) for kind, state in self._states.items()}
+            return found | {Kind.OWNER.value: float(not self._refused)}
 
     def heartbeat(self) -> Heartbeat:
         """The state of all watches in one."""
@@ -98,6 +109,20 @@ class Sources:
         since_ns = max(state.since_ns for state in (behind or states).values())
         reason = next((f"{kind.value}: {state.reason}" for kind, state in behind.items()), "")
         return Heartbeat(not behind, since_ns, reason)
+
+    def _changed(self, change: Change) -> None:
+        self._store.apply(change)
+        if change.kind in OWNED:
+            self._owners.follow(change)
+
+    def _owner_refused(self, right: str) -> None:
+        with self._lock:
+            known, self._refused = self._refused, self._refused | {right}
+        if right not in known:
+            self._logger.warning(
+                "some pods' owners are not known to the top: grant the service `%s`",
+                right,
+            )
 
     def _listener(self, kind: Kind) -> Callable[[WatchState], None]:
         def listen(state: WatchState) -> None:

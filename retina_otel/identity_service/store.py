@@ -14,7 +14,9 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from retina_otel.identity_service.codec import encode_block
+import zstandard
+
+from retina_otel.identity_service.codec import MOST_BYTES, encode_block
 from retina_otel.identity_service.protocol import MOST_FRAME_BYTES, part
 from retina_otel.kubernetes.objects import Kind, Object, Pod
 from retina_otel.kubernetes.watch import Change
@@ -81,7 +83,8 @@ class Coded:
 
 def _blocks(objects: Sequence[Object], without: Sequence[str]) -> Iterable[bytes]:
     block = encode_block(objects, without=without)
-    if len(block) <= MOST_FRAME_BYTES // 8 or len(objects) == 1:
+    fits = len(block) <= MOST_FRAME_BYTES // 8
+    if (fits and zstandard.frame_content_size(block) <= MOST_BYTES // 2) or len(objects) == 1:
         return (block,)
     middle = len(objects) // 2
     return (*_blocks(objects[:middle], without), *_blocks(objects[middle:], without))

@@ -6,13 +6,19 @@ They are few and their API has no protobuf: changes are watched as metadata, the
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.decode import Decoder
-from retina_otel.kubernetes.metrics_configuration import PATH, MetricsConfiguration, read
+from retina_otel.kubernetes.metrics_configuration import (
+    PATH,
+    MetricsConfiguration,
+    read,
+    reduced,
+)
 from retina_otel.kubernetes.objects import Kind, Object, Workload
 from retina_otel.kubernetes.resources import Resource
 from retina_otel.kubernetes.watch import Change, Timing, Watcher, WatchState
@@ -24,28 +30,32 @@ _TIMING = Timing(retry_most_s=120.0)
 
 def read_all(access: Access) -> tuple[MetricsConfiguration, ...]:
     """Those that there are; none where the cluster has no such kind. Raises AccessError."""
+    return tuple(read(document) for document in _documents(access))
+
+
+def _documents(access: Access) -> list[dict[str, Any]]:
     try:
         body = access.get(PATH)
     except AccessError as error:
         if error.status == _NOT_FOUND:
-            return ()
+            return []
         raise
-    return tuple(read(document) for document in json.loads(body).get("items", ()))
+    found: list[dict[str, Any]] = json.loads(body).get("items", [])
+    return found
 
 
 class Configurations:
-    """Callbacks come from a thread of its own."""
+    """Like a `Watcher`; each change is the whole list. Callbacks come from a thread of its own."""
 
     def __init__(
         self,
         access: Access,
-        on_change: Callable[[tuple[MetricsConfiguration, ...]], None],
-        on_state: Callable[[str], None],
+        on_change: Callable[[Change], None],
+        on_state: Callable[[WatchState], None],
         *,
         timing: Timing = _TIMING,
     ) -> None:
-        """`on_state`: why they can't be followed; empty where they can, or where there is no such
-        kind."""
+        """A cluster that has no such kind has an empty list of them."""
         self._access = access
         self._on_change = on_change
         self._on_state = on_state
@@ -53,7 +63,7 @@ class Configurations:
         """A change was seen and not read."""
         self._watcher = Watcher(
             access,
-            Kind.OWNER,
+            Kind.METRICS_CONFIGURATION,
             resource=Resource(PATH, "PartialObjectMetadata", _version),
             on_change=self._changed,
             on_state=self._state,
@@ -75,19 +85,23 @@ class Configurations:
         if state.synced:
             if self._behind:
                 self._read()
-            self._on_state("")
+            self._on_state(state)
             return
         if self._exists():
-            self._on_state(state.reason)
+            self._on_state(state)
             return
         # The definition is not there, or not any more, and all objects went with it.
-        self._on_change(())
-        self._on_state("")
+        self._tell([])
+        self._on_state(WatchState(True, state.since_ns))
 
     def _read(self) -> None:
         # Where it fails the watcher says so and comes back, and with it the state.
-        self._on_change(read_all(self._access))
+        self._tell([reduced(document) for document in _documents(self._access)])
         self._behind = False
+
+    def _tell(self, objects: list[Object]) -> None:
+        kind = Kind.METRICS_CONFIGURATION
+        self._on_change(Change(kind, objects, [], True, time.time_ns()))
 
     def _exists(self) -> bool:
         try:

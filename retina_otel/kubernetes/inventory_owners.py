@@ -107,6 +107,7 @@ class Owners:
             if before is not None and before.owner == workload.meta.owner:
                 self._n_gone -= before.gone
                 before.gone = False
+                before.watched = kind
                 continue
             owner = workload.meta.owner
             self._known[uid] = _Known(workload.kind, workload.meta.name, owner, kind)

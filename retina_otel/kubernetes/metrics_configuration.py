@@ -7,14 +7,16 @@ status says is what agents do.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from difflib import get_close_matches
 from typing import Any
 
+from retina_otel.kubernetes.objects import Meta, RawMetricsConfiguration
 from retina_otel.kubernetes.retina_names import (
     ADDITIONAL_LABELS,
     END_LABELS,
@@ -121,6 +123,46 @@ def read(document: Mapping[str, Any]) -> MetricsConfiguration:
         last_known=_read_spec(last)[0] if isinstance(last, dict) else None,
         raw=_mapping(raw),
     )
+
+
+def reduced(document: Mapping[str, Any]) -> RawMetricsConfiguration:
+    """What agents need of an object of the API."""
+    meta = _mapping(document.get("metadata"))
+    last = _mapping(document.get("status")).get("lastKnownSpec")
+    return RawMetricsConfiguration(
+        Meta(
+            str(meta.get("name", "")),
+            str(meta.get("uid", "")),
+            str(meta.get("resourceVersion", "")),
+            created_ns=_time_ns(meta.get("creationTimestamp")),
+        ),
+        _text(document.get("spec")),
+        _text(last),
+    )
+
+
+def read_reduced(one: RawMetricsConfiguration) -> MetricsConfiguration:
+    """As `read`, of all but the status that people see."""
+    meta = {"name": one.meta.name, "resourceVersion": one.meta.resource_version}
+    found = read(
+        {
+            "metadata": meta,
+            "spec": _parsed(one.spec),
+            "status": {"lastKnownSpec": _parsed(one.last_known_spec)},
+        }
+    )
+    return replace(found, created_ns=one.meta.created_ns)
+
+
+def _text(raw: object) -> str:
+    return "" if raw is None else json.dumps(raw, separators=(",", ":"), sort_keys=True)
+
+
+def _parsed(text: str) -> object:
+    try:
+        return json.loads(text) if text else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read_spec(raw: object) -> tuple[Spec | None, tuple[Problem, ...]]:

@@ -22,6 +22,7 @@ class Kind(Enum):
     JOB = "jobs"
     OWNER = "owners"
     """Workloads of any other kind, read one by one as they are met."""
+    METRICS_CONFIGURATION = "metricsconfigurations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,8 @@ class Pod:
     """The first container's start: it surely has its addresses by then. Whole seconds, rounded
     up."""
     ended_ns: int = 0
-    """All containers have ended; set only in phase Succeeded or Failed."""
+    """All containers have ended; set only in phase Succeeded or Failed. Whole seconds, rounded
+    down."""
     containers: tuple[str, ...] = ()
     """Ids of its containers, without `containerd://`."""
 
@@ -127,4 +129,15 @@ class Workload:
     kind: str
 
 
-Object = Pod | Service | EndpointSlice | Node | Namespace | Workload
+@dataclass(frozen=True, slots=True)
+class RawMetricsConfiguration:
+    """A MetricsConfiguration as it came: whoever uses it reads and checks it."""
+
+    meta: Meta
+    spec: str = ""
+    """JSON; empty where there is none."""
+    last_known_spec: str = ""
+    """JSON of `status.lastKnownSpec`; empty where there is none."""
+
+
+Object = Pod | Service | EndpointSlice | Node | Namespace | Workload | RawMetricsConfiguration

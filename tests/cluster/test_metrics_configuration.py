@@ -432,8 +432,8 @@ class Followed:
         self.reasons: list[str] = []
         self._follower = Configurations(
             access,
-            lambda all_: self.names.append(sorted(one.name for one in all_)),
-            self.reasons.append,
+            lambda change: self.names.append(sorted(one.meta.name for one in change.upserted)),
+            lambda state: self.reasons.append(state.reason),
             timing=QUICK,
         )
 

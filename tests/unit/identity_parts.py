@@ -142,10 +142,12 @@ class Told:
         with self._news:
             self.changes.append(one)
             known = self.objects.setdefault(one.kind, {})
-            if one.full:
-                known.clear()
             for each in one.upserted:
                 known[each.meta.uid] = each
+            if one.full:
+                uids = {each.meta.uid for each in one.upserted}
+                for uid in known.keys() - (uids if one.listed is None else one.listed):
+                    del known[uid]
             for each in one.deleted:
                 known.pop(each.meta.uid, None)
             self._news.notify_all()
@@ -161,6 +163,15 @@ class Told:
 
     def synced(self) -> None:
         self.wait(lambda: bool(self.states) and self.states[-1].synced)
+
+    def lists(self) -> list[Kind]:
+        """Of which a whole list was told, in that order."""
+        return [one.kind for one in self.changes if one.full]
+
+    def after_lists(self) -> list[Change]:
+        """What came after the last whole list."""
+        begin = max((at for at, one in enumerate(self.changes, 1) if one.full), default=0)
+        return self.changes[begin:]
 
     def pods(self) -> dict[str, Object]:
         return self.objects.get(Kind.POD, {})

@@ -25,6 +25,7 @@ from retina_otel.kubernetes.objects import (
     Object,
     OwnerRef,
     Pod,
+    RawMetricsConfiguration,
     Service,
     ServicePort,
     Workload,
@@ -49,6 +50,7 @@ OBJECTS: list[st.SearchStrategy[Any]] = [
     st.builds(Node, META, TEXTS, TEXTS, TEXT),
     st.builds(Namespace, META),
     st.builds(Workload, META, TEXT, TEXT),
+    st.builds(RawMetricsConfiguration, META, TEXT, TEXT),
 ]
 
 

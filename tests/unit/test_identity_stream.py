@@ -39,13 +39,11 @@ def test_a_client_gets_all_there_is_then_what_changes() -> None:
     with served(store_of(pods)) as service, reading(service.endpoint) as told:
         told.synced()
         assert told.pods() == by_uid([without_containers(one) for one in pods])
-        assert [(one.kind, one.full) for one in told.changes] == [
-            (Kind.POD, True),
-            (Kind.NAMESPACE, True),
-        ]
+        assert told.lists() == [Kind.POD, Kind.NAMESPACE]
+        assert sum(len(one.upserted) for one in told.changes) == 2_501
         ended = pod(0, phase="Failed")
         service.store.apply(change(Kind.POD, [ended, pod(5_000)], [pods[1]]))
-        told.wait(lambda: len(told.changes) == 3)
+        told.wait(lambda: len(told.after_lists()) == 1)
         last = told.changes[-1]
         assert by_uid(last.upserted) == by_uid(
             [without_containers(ended), without_containers(pod(5_000))]
@@ -65,7 +63,7 @@ def test_the_pods_of_its_own_node_come_once_and_with_their_containers() -> None:
         assert sum(len(one.upserted) for one in told.changes if one.kind is Kind.POD) == 100
         mine, other = pod(3, phase="Failed"), pod(4, phase="Failed")
         service.store.apply(change(Kind.POD, [mine, other]))
-        told.wait(lambda: len(told.changes) == 3)
+        told.wait(lambda: len(told.after_lists()) == 1)
         assert by_uid(told.changes[-1].upserted) == by_uid([mine, without_containers(other)])
 
 
@@ -77,8 +75,8 @@ def test_a_local_client_gets_no_pods_of_other_nodes() -> None:
         assert told.pods() == by_uid([one for one in pods if one.node == "node-3"])
         service.store.apply(change(Kind.POD, [pod(4, phase="Failed")]))
         service.store.apply(change(Kind.NAMESPACE, [Namespace(Meta("new", "uid-new", "2"))]))
-        told.wait(lambda: len(told.changes) == 3)
-        assert [one.kind for one in told.changes].count(Kind.POD) == 1
+        told.wait(lambda: len(told.after_lists()) == 1)
+        assert told.after_lists()[0].kind is Kind.NAMESPACE
 
 
 def test_labels_that_were_not_asked_for_stay_away() -> None:
@@ -87,7 +85,7 @@ def test_labels_that_were_not_asked_for_stay_away() -> None:
         told.synced()
         (only,) = told.pods().values()
         assert only.meta.labels == {}
-        assert [one.kind for one in told.changes] == [Kind.POD]
+        assert {one.kind for one in told.changes} == {Kind.POD}
 
 
 def test_a_client_that_was_away_gets_only_what_it_missed() -> None:
@@ -103,7 +101,7 @@ def test_a_client_that_was_away_gets_only_what_it_missed() -> None:
     store.apply(change(Kind.POD, [pod(99)], [pods[7]]))
     store.cut()
     with served(store, address=f"127.0.0.1:{port}") as second:
-        told.wait(lambda: len(told.changes) == 3)
+        told.wait(lambda: len(told.after_lists()) == 1)
         stream.stop()
         assert second.counters.value("streams_started_total", "resumed") == 1
         assert second.counters.value("streams_started_total", "snapshot") == 0
@@ -126,10 +124,10 @@ def test_a_client_that_missed_more_than_is_kept_starts_over() -> None:
         store.apply(change(Kind.POD, [pod(number)]))
         store.cut()
     with served(store, address=f"127.0.0.1:{port}") as second:
-        told.wait(lambda: len(told.changes) == 4)
+        told.wait(lambda: len(told.lists()) == 4)
         stream.stop()
         assert second.counters.value("streams_started_total", "snapshot") == 1
-    assert [one.full for one in told.changes] == [True, True, True, True]
+    assert told.lists() == [Kind.POD, Kind.NAMESPACE] * 2
     assert len(told.pods()) == 25
 
 
@@ -141,7 +139,8 @@ def test_a_stream_that_ends_by_itself_is_resumed_without_a_word() -> None:
             resumed = "streams_started_total", "resumed"
             eventually(lambda: service.counters.value(*resumed) >= 2)
         assert service.counters.value("streams_started_total", "snapshot") == 1
-        assert len(told.changes) == 2
+        assert told.lists() == [Kind.POD, Kind.NAMESPACE]
+        assert told.after_lists() == []
         assert [state.synced for state in told.states] == [True]
 
 
@@ -151,8 +150,7 @@ def test_another_cluster_behind_the_same_service_is_told_anew() -> None:
         told.synced()
         store.apply(change(Kind.NAMESPACE, [system_namespace("cluster-2")], full=True))
         store.apply(change(Kind.POD, [pod(77)], full=True))
-        told.wait(lambda: len(told.changes) == 4)
-        assert [one.full for one in told.changes] == [True, True, True, True]
+        told.wait(lambda: len(told.lists()) == 4)
         assert told.pods() == by_uid([without_containers(pod(77))])
         assert told.objects[Kind.NAMESPACE] == by_uid([system_namespace("cluster-2")])
 

@@ -21,19 +21,17 @@ from retina_otel.extensions.kubernetes.local_ends import LocalEnds, is_wire
 from retina_otel.extensions.kubernetes.plan import Watched, plan
 from retina_otel.extensions.kubernetes.reasons import Reasons
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
-from retina_otel.extensions.kubernetes.sources import SERVICE, Service, Source, Watches
+from retina_otel.extensions.kubernetes.sources import Listener, Source, Watches, of_service
 from retina_otel.extensions.node_identity import routable
 from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.configurations import Configurations
+from retina_otel.kubernetes.configured import Configured
 from retina_otel.kubernetes.inventory import Inventory
 from retina_otel.kubernetes.inventory_changes import InventoryChange
-from retina_otel.kubernetes.inventory_owners import kind_of
-from retina_otel.kubernetes.metrics_configuration import MetricsConfiguration
-from retina_otel.kubernetes.metrics_merge import Merged, merge, overlay
-from retina_otel.kubernetes.objects import Kind, Workload
+from retina_otel.kubernetes.inventory_owners import Missing
+from retina_otel.kubernetes.metrics_merge import overlay
+from retina_otel.kubernetes.objects import Kind, Node
 from retina_otel.kubernetes.observed import observed
-from retina_otel.kubernetes.owner_reader import OwnerReader
-from retina_otel.kubernetes.watch import Change, WatchState
+from retina_otel.kubernetes.watch import Change
 from retina_otel.model.attributes import K8S_NODE_NAME
 from retina_otel.model.interfaces import Interface
 from retina_otel.pipeline.selection import View
@@ -64,12 +62,11 @@ class Kubernetes:
         self._interfaces_seen: object = None
         self._watched: list[Watched] = []
         self._source: Source | None = None
-        self._configurations: Configurations | None = None
-        self._merged = Merged()
+        self._configured = Configured()
+        self._introduction = Introduction(self._node, context.learned)
+        self._introduced: Node | None = None
         self._missing: dict[Kind, str] = {}
         """What is not known as long as a kind was not listed."""
-        self._owners: OwnerReader | None = None
-        self._introduction: Introduction | None = None
 
     def start(self) -> None:
         """Raises RetinaError if there is no way to an API server, ConfigError if the node's name is
@@ -81,11 +78,13 @@ class Kubernetes:
                 "Set K8S_NODE_NAME from spec.nodeName by the downward API, or `node_name`",
                 path=f"extensions.{self._context.id}.node_name",
             )
-        access = Access.from_settings(settings.kubeconfig, settings.kubeconfig_context)
+        access = None
+        if settings.service is None or settings.service.fall_back:
+            access = Access.from_settings(settings.kubeconfig, settings.kubeconfig_context)
         self._inventory = Inventory(
             node_name=self._node,
             cidrs=settings.cidrs,
-            api_server=_addresses_of(access.server),
+            api_server=_addresses_of(access.server) if access else (),
             observe_annotated=settings.observe_annotated,
         )
         self._context.identity.settle_after_ns = (
@@ -103,32 +102,16 @@ class Kubernetes:
                 observe_annotated=settings.observe_annotated,
             )
         )
-        self._owners = OwnerReader(access, self._owner_found, self._owner_refused)
-        self._owners.start()
         self._missing = {one.kind: one.without for one in self._watched}
         self._tell_missing()
         self._source = self._make_source(access)
         self._source.start()
-        if view is not View.NODE:
-            self._configurations = Configurations(
-                access,
-                self._configured,
-                lambda reason: self._reasons.set("metricsconfigurations", reason),
-            )
-            self._configurations.start()
-        self._introduction = Introduction(
-            access,
-            self._node,
-            self._context.learned,
-            lambda reason: self._reasons.set("introduction", reason),
-        )
-        self._introduction.start(INTRODUCTION_S)
+        self._introduction.wait(INTRODUCTION_S)
 
     def stop(self) -> None:
         """Its endpoints are removed; the table lets them linger for what is drained last."""
-        for part in (self._introduction, self._configurations, self._source, self._owners):
-            if part is not None:
-                part.stop()
+        if self._source is not None:
+            self._source.stop()
         self._context.identity.update([], source=self._source_id)
         self._context.selection.set(view=View.REMOTE, observed=None)
 
@@ -174,26 +157,36 @@ class Kubernetes:
             self._inventory.bind(self._ends.by_addresses(self._inventory.local_pods(), there))
         )
 
-    def _make_source(self, access: Access) -> Source:
-        def watches() -> Source:
-            return Watches(access, self._watched, self._changed, self._state)
+    def _make_source(self, access: Access | None) -> Source:
+        listener = Listener(
+            self._changed, self._reasons.set, self._missing_owners, self._introduction
+        )
 
-        service = self._settings.service
-        if service is None:
+        def watches() -> Source:
+            assert access is not None
+            return Watches(access, self._watched, self._node, listener)
+
+        settings = self._settings
+        if settings.service is None:
             return watches()
-        return Service(
-            service,
+        return of_service(
+            settings.service,
             self._watched,
-            self._changed,
-            self._state,
+            listener,
             node=self._node,
-            local=self._settings.context is not View.REMOTE,
-            in_its_place=watches,
+            view=settings.context,
+            in_its_place=watches if access is not None else None,
         )
 
     def _changed(self, change: Change) -> None:
         kind = change.kind
         with self._lock:
+            if change.full and kind in self._missing:
+                del self._missing[kind]
+                self._tell_missing()
+            if kind is Kind.METRICS_CONFIGURATION:
+                self._configure(change)
+                return
             self._publish(
                 self._inventory.apply(
                     kind,
@@ -205,60 +198,33 @@ class Kubernetes:
                 )
             )
             self._pods_changed |= kind is Kind.POD
-            if change.full and kind in self._missing:
-                del self._missing[kind]
-                self._tell_missing()
+            own = self._inventory.own_node
+            if own is not None and own != self._introduced:
+                self._introduced = own
+                self._introduction.node(own)
             if self._settings.observe_annotated and kind in (Kind.POD, Kind.NAMESPACE):
                 self._select()
-            if self._owners is not None:
-                watched = {one.kind for one in self._watched}
-                self._owners.ask(
-                    {
-                        uid: missing
-                        for uid, missing in self._inventory.missing_owners.items()
-                        if kind_of(missing.ref) not in watched
-                    }
-                )
+
+    def _configure(self, change: Change) -> None:
+        if self._configured.apply(change):
+            self._select()
+            self._context.overlay(overlay(self._configured.merged, self._settings.context))
 
     def _tell_missing(self) -> None:
         what = ", ".join(self._missing.values())
         self._reasons.set("lists", f"not heard of yet: {what}" if what else "")
 
-    def _state(self, about: str, state: WatchState) -> None:
-        if state.synced or not state.reason:
-            self._reasons.set(about, "")
-            return
-        cost = next((one.without for one in self._watched if one.kind.value == about), "")
-        away = f"the {SERVICE} is away: " if about == SERVICE else ""
-        self._reasons.set(about, away + state.reason, cost)
-
-    def _owner_found(self, found: Workload) -> None:
+    def _missing_owners(self) -> Mapping[str, Missing]:
         with self._lock:
-            self._publish(self._inventory.apply(Kind.OWNER, [found], [], found.meta.created_ns))
-            if self._owners is not None:
-                self._owners.ask(self._inventory.missing_owners)
-
-    def _owner_refused(self, right: str) -> None:
-        self._reasons.set(
-            f"owner {right}", f"some pods' owners are not known to the top: grant `{right}`"
-        )
+            return dict(self._inventory.missing_owners)
 
     def _publish(self, change: InventoryChange) -> None:
         if change:
             self._context.identity.apply(change.added, change.removed, source=self._source_id)
 
-    def _configured(self, objects: tuple[MetricsConfiguration, ...]) -> None:
-        with self._lock:
-            merged = merge(objects)
-            if merged == self._merged:
-                return
-            self._merged = merged
-            self._select()
-            self._context.overlay(overlay(merged, self._settings.context))
-
     def _select(self) -> None:
         wanted = observed(
-            self._merged,
+            self._configured.merged,
             self._settings.context,
             annotations=self._settings.observe_annotated,
             pods=self._inventory.observed_pods,

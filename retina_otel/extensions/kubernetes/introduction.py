@@ -1,13 +1,12 @@
-"""Introduction: asks the API server at the start which cluster and node this is.
+"""Introduction: which cluster and node this is, as soon as a source knows.
 
-What it learns goes on the resource of everything that is sent, so it is worth a short wait; while
-the API server is away it is asked again, in a thread of its own.
+It goes on the resource of everything that is sent, so it is worth a short wait at the start.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 
@@ -18,32 +17,61 @@ from retina_otel.kubernetes.cloud import NODE_LABELS, node_resource
 from retina_otel.kubernetes.decode import Decoder, Wanted
 from retina_otel.kubernetes.objects import Node
 
-Learned = Callable[[dict[str, str | int | bool]], None]
-
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 _FORBIDDEN = 403
 
 
 class Introduction:
-    """Done once; started and stopped with the extension."""
+    """Any thread."""
+
+    def __init__(self, node: str, learned: Callable[[Mapping[str, str | int | bool]], None]):
+        """`node` is our own, empty where it is not known."""
+        self._learned = learned
+        self._to_come = {"k8s.cluster.uid", "k8s.node.uid"} if node else {"k8s.cluster.uid"}
+        self._done = threading.Event()
+
+    def cluster(self, uid: str) -> None:
+        self._tell({"k8s.cluster.uid": uid})
+
+    def node(self, node: Node) -> None:
+        self._tell(node_resource(node))
+
+    def no_more(self) -> None:
+        """What is not known yet is not worth a wait."""
+        self._done.set()
+
+    def wait(self, at_most_s: float) -> None:
+        """Returns when all is known."""
+        self._done.wait(at_most_s)
+
+    def _tell(self, found: dict[str, str | int | bool]) -> None:
+        self._learned(found)
+        self._to_come -= found.keys()
+        if not self._to_come:
+            self._done.set()
+
+
+class Enquiry:
+    """Asks the API server, and asks it again while it is away, in a thread of its own."""
 
     def __init__(
-        self, access: Access, node: str, learned: Learned, refused: Callable[[str], None]
+        self,
+        access: Access,
+        node: str,
+        introduction: Introduction,
+        refused: Callable[[str], None],
     ) -> None:
         """`refused` is told what is not known for want of which right; empty when all is."""
         self._access = access
         self._node = node
-        self._learned = learned
+        self._introduction = introduction
         self._refused = refused
-        self._done = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="introduction", daemon=True)
 
-    def start(self, wait_s: float) -> None:
-        """Returns when it is known, or after `wait_s`."""
+    def start(self) -> None:
         self._thread.start()
-        self._done.wait(wait_s)
 
     def stop(self) -> None:
         self._stop.set()
@@ -54,7 +82,7 @@ class Introduction:
             # While there is no answer, the watches say why.
             with suppress(RetinaError):
                 all_known = self._ask()
-                self._done.set()
+                self._introduction.no_more()
                 if all_known:
                     return
             self._stop.wait(retry_s)
@@ -63,23 +91,23 @@ class Introduction:
     def _ask(self) -> bool:
         """False if a right is missing, which may be given later. Raises RetinaError while there is
         no answer."""
-        found: dict[str, str | int | bool] = {}
         lacking = []
         uid = self._access.cluster_uid()
-        if uid:
-            found["k8s.cluster.uid"] = uid
+        if uid and not self._stop.is_set():
+            self._introduction.cluster(uid)
         elif uid is None:
             lacking.append("the cluster's uid is unknown: grant `get namespaces`")
         if self._node:
             try:
-                found |= node_resource(self._read_node())
+                node = self._read_node()
             except AccessError as error:
                 if error.status != _FORBIDDEN:
                     raise
                 lacking.append("this node's uid and cloud are unknown: grant `get nodes`")
+            else:
+                if not self._stop.is_set():
+                    self._introduction.node(node)
         self._refused("; ".join(lacking))
-        if found and not self._stop.is_set():
-            self._learned(found)
         return not lacking
 
     def _read_node(self) -> Node:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from retina_otel.kubernetes.cloud import NODE_LABELS
@@ -22,6 +22,15 @@ class Watched:
     selector: str = ""
     """A field selector."""
     wanted: Wanted = field(default_factory=Wanted)
+
+
+_OWNERS = (Kind.REPLICA_SET, Kind.JOB, Kind.OWNER)
+TOLD_BY_SERVICE: Mapping[View, tuple[Kind, ...]] = {
+    View.REMOTE: _OWNERS,
+    View.LOCAL: _OWNERS,
+    View.NODE: (),
+}
+"""What the identity service tells beside the plan: else it is read one by one."""
 
 
 def plan(
@@ -53,6 +62,7 @@ def plan(
         "" if view is View.REMOTE else f"spec.nodeName={node}",
         Wanted(frozenset(labels), frozenset((*annotations, *mark)), containers_of_node=node),
     )
+    yield Watched(Kind.METRICS_CONFIGURATION, "MetricsConfigurations")
     if view is View.LOCAL:
         return
     yield Watched(Kind.REPLICA_SET, "the Deployments of pods")

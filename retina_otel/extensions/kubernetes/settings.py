@@ -36,6 +36,9 @@ class ServiceSettings(Settings):
     """The name in the service's certificate, where it is not that of `endpoint`."""
     insecure: bool = False
     """No TLS. Only on this machine: a token must not be sent unencrypted."""
+    fall_back: bool = True
+    """Watch the API server while the service is away. If not, it is never asked for anything: no
+    kubeconfig and no right is needed, and while the service is away what was known stays."""
     fall_back_after: PositiveDuration = Field(default="30s", validate_default=True)
     """The API server is watched while the service is away for longer than this, or up to twice as
     long: agents do not move together."""
