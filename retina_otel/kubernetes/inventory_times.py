@@ -2,8 +2,8 @@
 
 The API tells it late and in whole seconds, so there are four times: see `Validity`. The kubelet
 asks for addresses after status.startTime, has them when the first container starts, and gives them
-back after the last container has ended; the object goes later still. Between a request to delete
-and the end nothing is certain.
+back some time after the last container has ended, but before it says so; the object goes later
+still. Between a request to delete, or the containers' end, and that nothing is certain.
 """
 
 from __future__ import annotations
@@ -30,11 +30,9 @@ def validity(
     certain_until = asked_ns or FOREVER
     possible_until = FOREVER
     if pod.phase in TERMINAL_PHASES:
-        possible_until = pod.ended_ns or now_ns
-        certain_until = min(certain_until, possible_until)
+        possible_until = now_ns
         # An evicted pod has no containers that could tell when it ended: nothing is certain.
-        if not pod.ended_ns:
-            certain_until = certain_from
+        certain_until = min(certain_until, pod.ended_ns or certain_from)
     return _ordered(possible_from, certain_from, certain_until, possible_until)
 
 
@@ -43,9 +41,10 @@ def ended(before: Validity, pod: Pod | None, now_ns: int) -> Validity:
     missing from a list, so that nobody knows since when."""
     certain_until, possible_until = before.certain_from, min(before.possible_until, now_ns)
     if pod is not None and pod.ended_ns:
-        certain_until = possible_until = min(possible_until, pod.ended_ns)
+        certain_until = pod.ended_ns
     if pod is not None and pod.meta.deletion_ns:
-        certain_until = pod.meta.deletion_ns - pod.meta.deletion_grace_ns
+        asked_ns = pod.meta.deletion_ns - pod.meta.deletion_grace_ns
+        certain_until = min(asked_ns, pod.ended_ns or asked_ns)
     certain_until = min(certain_until, before.certain_until)
     return _ordered(before.possible_from, before.certain_from, certain_until, possible_until)
 

@@ -65,11 +65,11 @@ def test_nothing_is_certain_from_the_request_to_delete_on() -> None:
     assert heard.deleted(33, leaving) == [3, 5, 20, 33]
 
 
-def test_pod_whose_containers_have_ended_has_no_address_since_then() -> None:
+def test_pod_whose_containers_have_ended_may_have_its_address_until_that_is_heard() -> None:
     heard = Heard()
     heard.hear(6, pod("p", "10.0.0.7", started=3, running=5))
     ended = pod("p", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
-    assert heard.hear(19, ended) == [3, 5, 17, 17]
+    assert heard.hear(19, ended) == [3, 5, 17, 19]
     assert not heard.told.endpoints
 
 
