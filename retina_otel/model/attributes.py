@@ -195,6 +195,19 @@ EVENT_LAST_SEEN = Attribute(
     PREFIX + "event.last_seen", "int", "Time of the last packet, in ns since 1970."
 )
 
+_KNOWN_BY = (
+    "How it became known who the {} is: `interface`, `network_namespace` and `socket` for what "
+    "lives on this node; `address` and the time; `translation`, the address behind a service's by "
+    "connection tracking. It is not known: `ambiguous`, more than one had the address then; `none`."
+)
+_WAYS = ("interface", "network_namespace", "socket", "address", "translation", "ambiguous", "none")
+SOURCE_KNOWN_BY = Attribute(
+    PREFIX + "source.known_by", "string", _KNOWN_BY.format("source"), examples=_WAYS
+)
+DESTINATION_KNOWN_BY = Attribute(
+    PREFIX + "destination.known_by", "string", _KNOWN_BY.format("destination"), examples=_WAYS
+)
+
 # --- Flows ---
 
 FLOW_INITIATOR = Attribute(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from retina_otel.model.batches import Column, EventBatch, RawEnds
 from retina_otel.model.signals import Ends, Event
 from retina_otel.pipeline.columns import frozen
 from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.known_by import known_by
 from retina_otel.pipeline.points import EventBlock, EventsExport
 from retina_otel.pipeline.projection import PREFIXES, Choice, Projection, patterns_for
 
@@ -141,6 +142,7 @@ class EventBuffer:
             self._readers.remove(reader)
 
     def _blocks(self, batch: EventBatch, observed_ns: int) -> list[EventBlock]:
+        batch = replace(batch, own={**batch.own, **known_by(batch)})
         projection = self._projection(batch.event)
         choice = projection.choice
         source, destination, own = projection.project(batch)

@@ -172,10 +172,12 @@ class LateIdentity(Generic[AnyBatch]):
         self.unsettled += int(np.count_nonzero(unsettled))
         changes: dict[str, Any] = {}
         for end in ("source", "destination"):
-            rows = getattr(batch, f"{end}_rows")
-            if rows is not None:
+            rows, how = getattr(batch, f"{end}_rows"), getattr(batch, f"{end}_how")
+            if rows is not None and how is not None:
                 wrong = unsettled & self._may_move(batch, end)
                 changes[f"{end}_rows"] = np.where(wrong, np.int32(UNKNOWN_ROW), rows)
+                wrong &= how != How.AMBIGUOUS
+                changes[f"{end}_how"] = np.where(wrong, np.uint8(How.UNKNOWN), how)
         return replace(batch, **changes)
 
 

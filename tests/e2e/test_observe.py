@@ -91,7 +91,10 @@ def seen(lab: Lab, agent: Agent, tmp_path: Path) -> Path:
         "every packet that was sent",
     )
     wait_until(
-        lambda: packets(records(tmp_path, "--drop-reason", "no_socket")) == REFUSED,
+        lambda: (
+            packets(records(tmp_path, "--drop-reason", "no_socket", "--from-pod", "shop/web"))
+            == REFUSED
+        ),
         "every packet that was dropped",
     )
     return tmp_path
@@ -124,6 +127,22 @@ def test_each_filter_leaves_exactly_what_was_sent_so(lab: Lab, seen: Path) -> No
     dropped = records(seen, "--verdict", "dropped", "--from-pod", "shop/web")
     assert packets(dropped) == REFUSED
     assert {record["attributes"]["retina.drop.reason"] for record in dropped} == {"no_socket"}
+
+
+def test_an_event_tells_how_each_end_was_known(seen: Path) -> None:
+    of_web = records(seen, "--type", "flow", "--from-pod", "shop/web", "--to-namespace", "shop")
+    found = {
+        tuple(
+            record["attributes"][name]
+            for name in (
+                "network.interface.direction",
+                "retina.source.known_by",
+                "retina.destination.known_by",
+            )
+        )
+        for record in of_web
+    }
+    assert found == {("egress", "interface", "address"), ("ingress", "address", "interface")}
 
 
 def test_the_last_are_the_newest_and_lines_are_for_people(seen: Path) -> None:
