@@ -188,13 +188,15 @@ def ends(sample: Sample) -> tuple[str, str, str, str]:
     )
 
 
-def flows(shop: Shop, metric: str) -> dict[str, Counter[tuple[str, str, str, str]]]:
-    """What each node's agent has counted, by node."""
+def flows(
+    shop: Shop, metric: str, about: str = ""
+) -> dict[str, Counter[tuple[str, str, str, str]]]:
+    """What each node's agent has counted, by node; `about` must be in the name of an end."""
     found: dict[str, Counter[tuple[str, str, str, str]]] = {}
     for node in shop.cluster.nodes:
         counted: Counter[tuple[str, str, str, str]] = Counter()
         for sample in scrape(node):
-            if sample.name == metric:
+            if sample.name == metric and any(about in end for end in ends(sample)[2:]):
                 counted[ends(sample)] += int(sample.value)
         found[node.name] = counted
     return found
@@ -239,14 +241,14 @@ def counted(shop: Shop) -> Totals:
 
 
 def still(shop: Shop) -> Totals:
-    """The interfaces' counters, once nothing has moved them for as long as the agents need to
-    report: what they have reported then must be the same."""
-    before = counters(shop)
+    """The interfaces' counters, once neither they nor what the agents tell have moved for as long
+    as the agents need to report: what they have told then must be the same."""
+    before = counters(shop), flows(shop, PACKETS, "shop/")
     for _ in range(30):
         time.sleep(SETTLE_S + 3 * INTERVAL_S)
-        after = counters(shop)
+        after = counters(shop), flows(shop, PACKETS, "shop/")
         if after == before:
-            return after
+            return after[0]
         before = after
     raise AssertionError("the pods never fall silent")
 
