@@ -98,6 +98,7 @@ class Inventory:
         self._pods: dict[str, _Pod] = {}
         self._local: dict[str, None] = {}
         self._local_ends: Mapping[str, LocalEnd] = {}
+        self._pods_listed = False
         self._nodes: dict[str, Node] = {}
         self._places: dict[str, Attributes] = {}
         self._namespaces: dict[str, Namespace] = {}
@@ -209,6 +210,7 @@ class Inventory:
         if there is not None:
             for uid in self._pods.keys() - there:
                 self._end(uid, None, now_ns, changes)
+            self._pods_listed = True
 
     def _take(self, pod: Pod, now_ns: int, changes: Changes) -> None:
         uid = pod.meta.uid
@@ -253,12 +255,19 @@ class Inventory:
             known.endpoint = endpoint
 
     def _end(self, uid: str, pod: Pod | None, now_ns: int, changes: Changes) -> None:
+        # An address may be heard of together with its end: it was had all the same. Those of the
+        # first list ended before there was anything to name.
+        before = self._pods.get(uid)
+        if pod is not None and pod.addresses and not pod.host_network:
+            unheard = before is None or before.endpoint.addresses != pod.addresses
+            if unheard and (before or self._pods_listed):
+                self._take(pod, now_ns, changes)
         known = self._pods.pop(uid, None)
         self._local.pop(uid, None)
         if known is None or not known.published:
             return
-        before = known.endpoint
-        final = replace(before, valid=ended(before.valid, pod, now_ns))
+        last = known.endpoint
+        final = replace(last, valid=ended(last.valid, pod, now_ns))
         changes.end(uid, final)
 
     def _put(

@@ -81,6 +81,20 @@ def test_finished_pod_of_the_first_list_is_nobody() -> None:
     assert len(heard.inventory) == 0
 
 
+def test_pod_whose_address_is_heard_of_together_with_its_end_had_it() -> None:
+    ended = pod("p", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
+    heard = Heard()
+    heard.told.take(heard.inventory.apply(Kind.POD, [pod("p", phase="Pending")], [], T0))
+    assert heard.hear(19, ended) == [3, 5, 17, 19]
+    heard = Heard()
+    heard.told.take(heard.inventory.apply(Kind.POD, [], [], T0, full=True))
+    assert heard.hear(19, ended) == [3, 5, 17, 19]
+    deleted = pod("p", "10.0.0.7", started=3, running=5, deleted=9)
+    heard = Heard()
+    heard.told.take(heard.inventory.apply(Kind.POD, [pod("p", phase="Pending")], [], T0))
+    assert heard.deleted(19, deleted) == [3, 5, 9, 19]
+
+
 def test_pod_that_is_gone_without_a_word_was_never_certain() -> None:
     heard = Heard()
     heard.hear(6, pod("p", "10.0.0.7", started=3, running=5))
