@@ -216,6 +216,11 @@ class EndpointTable:
         with self._turns:
             return self._claims.node_ports(protocol.astype(np.uint32) << np.uint32(16) | port)
 
+    @property
+    def has_names(self) -> bool:
+        """Whether there is anybody to be found by the names of its containers."""
+        return bool(self._named)
+
     def named(self, names: Iterable[str]) -> int:
         """The row of a pod by any of its uid and its containers' ids; UNKNOWN_ROW for none."""
         for name in names:

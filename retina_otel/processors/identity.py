@@ -89,6 +89,7 @@ class IdentityProcessor:
         self._observed = RowFacts(self._table, self._is_observed)
         self._zones: dict[str, int] = {}
         self._zone = RowFacts(self._table, self._zone_of)
+        self._said = ""
         self._own_netns = 0
         with suppress(OSError):
             self._own_netns = os.stat("/proc/thread-self/ns/net").st_ino
@@ -101,8 +102,11 @@ class IdentityProcessor:
 
     def _process(self, batch: AnyBatch) -> AnyBatch | None:
         ends = {
-            name: locally(self._table, raw)
-            for name, raw in (("source", batch.source), ("destination", batch.destination))
+            name: _kept_from(locally(self._table, raw), rows, how)
+            for name, raw, rows, how in (
+                ("source", batch.source, batch.source_rows, batch.source_how),
+                ("destination", batch.destination, batch.destination_rows, batch.destination_how),
+            )
             if raw is not None
         }
         own = int(self._table.resolve_netns(np.array([self._own_netns], np.uint32))[0])
@@ -126,12 +130,31 @@ class IdentityProcessor:
                 by_address(self._table, end, first_ns, last_ns)
                 self._by_socket(batch, end, own)
             self._behind_services(batch, ends, first_ns, last_ns)
+        self._tell()
         return self._between_zones(_with(batch, ends))
+
+    def _tell(self) -> None:
+        """What the node could not tell, if that has changed."""
+        sockets, translations = self._context.sockets, self._context.translations
+        reasons = (
+            (
+                "pods on the node's own network may be told as the node",
+                "" if sockets is None else sockets.unavailable,
+            ),
+            (
+                "services are told without what answers behind them",
+                "" if translations is None else translations.unavailable,
+            ),
+        )
+        said = "; ".join(f"{cost}: {reason}" for cost, reason in reasons if reason)
+        if said != self._said:
+            self._said = said
+            self._context.degraded(said)
 
     def _by_socket(self, batch: AnyBatch, end: _End, own: int) -> None:
         """Pods on the node's own network, by who has the socket."""
         sockets = self._context.sockets
-        if sockets is None or own == UNKNOWN_ROW:
+        if sockets is None or own == UNKNOWN_ROW or not self._table.has_names:
             return
         at_node = end.how != How.SOCKET
         at_node &= self._is_own_node(end.rows, own)
@@ -259,6 +282,14 @@ def locally(table: EndpointTable, raw: RawEnds) -> _End:
             rows[open_] = found = table.resolve_netns(raw.netns[open_])
             how[open_[found != UNKNOWN_ROW]] = How.NAMESPACE
     return _End(raw, rows, how)
+
+
+def _kept_from(end: _End, rows: _Rows | None, how: _Hows | None) -> _End:
+    """With what sockets told before of rows that waited: their ports may be others' by now."""
+    if rows is not None and how is not None:
+        told = how == How.SOCKET
+        end.rows[told], end.how[told] = rows[told], how[told]
+    return end
 
 
 def by_address(
