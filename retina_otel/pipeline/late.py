@@ -136,11 +136,12 @@ class LateIdentity(Generic[AnyBatch]):
         self.held += len(batch)
 
     def _windows_to_settle(self, batch: AnyBatch) -> int:
-        """Enough for time to pass; a clock that steps back holds nothing for longer."""
+        """Enough for time to pass, if windows to come are half as long; a clock that steps back
+        holds nothing for longer."""
         if self._endpoints is None:
             return 0
         window_ns = max(1, batch.window.end_ns - batch.window.start_ns)
-        return 2 + self._endpoints.settle_after_ns // window_ns
+        return 2 + 2 * self._endpoints.settle_after_ns // window_ns
 
     def _unsettled(self, batch: AnyBatch, now_ns: int) -> _Mask | None:
         """Rows with an end of which it may turn out that another had its address; None if there
