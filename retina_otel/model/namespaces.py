@@ -90,7 +90,7 @@ class SocketOwners(Protocol):
     @property
     def workloads(self) -> Sequence[frozenset[str]]:
         """By owner: its names as `NetworkNamespace.workloads` has them, any of which may be the
-        one that is known. It only grows: an index stays what it was."""
+        one that is known. An index is what it is until `owners()` is called again."""
 
     @property
     def unavailable(self) -> str: ...

@@ -23,6 +23,8 @@ FRESH_NS = 500_000_000
 REMEMBERED_LOOKS = 3
 """A socket that has gone still answers, and keeps the next owner from answering, as long as rows of
 its time may come: those of one tick, and those that were held back for another."""
+MAX_OWNERS = 4096
+"""Beyond that those are forgotten of whom no socket is remembered."""
 
 _TCP, _MPTCP = 6, 262
 _PREFIX = 0xFFFF
@@ -117,12 +119,13 @@ class NodeSockets:
         if look.lost:
             self._without_room += look.lost
             self.ledger.set_beside("without_room", self._without_room)
-        seen = [_ends(look.sockets, self._indices([g.workloads for g in look.groups]), self._look)]
+        remembered = self._held.take(self._held.seen > self._look - REMEMBERED_LOOKS)
+        if len(self._workloads) > MAX_OWNERS:
+            remembered = self._without_others(remembered)
+        seen = [self._seen(look.sockets, [group.workloads for group in look.groups])]
         released = self._take_released()
         if released is not None:
-            sockets, names = released
-            seen.append(_ends(sockets, self._indices(names), self._look))
-        remembered = self._held.take(self._held.seen > self._look - REMEMBERED_LOOKS)
+            seen.append(self._seen(*released))
         self._held = _newest(_joined(remembered, *seen))
         self._ends = _judged(self._held)
         hashes = _mix(self._ends.hi, self._ends.lo, self._ends.rest)
@@ -133,22 +136,35 @@ class NodeSockets:
         try:
             if self._released is None and not self._blind:
                 self._released = ReleasedSockets()
-            return self._released.take() if self._released is not None else None
+            if self._released is None:
+                return None
+            found = self._released.take()
         except KernelError as error:
             self._blind = f"sockets closed between two looks are not seen: {in_one_line(error)}"
             return None
+        self._blind = ""
+        return found
 
-    def _indices(self, names: Sequence[tuple[str, ...]]) -> npt.NDArray[np.int64]:
-        """Owners by their workloads. All containers of a pod are one."""
+    def _without_others(self, held: _Held) -> _Held:
+        """Numbers the owners of these sockets anew, and forgets all others."""
+        kept = np.unique(held.owner[held.owner >= 0])
+        names = list(self._owners)
+        self._owners = {names[index]: place for place, index in enumerate(kept.tolist())}
+        self._workloads = [self._workloads[index] for index in kept.tolist()]
+        owner = np.where(held.owner >= 0, np.searchsorted(kept, held.owner), held.owner)
+        return replace(held, owner=owner)
+
+    def _seen(self, sockets: LocalEnds, names: Sequence[tuple[str, ...]]) -> _Held:
+        """The ends of sockets by their owners' workloads. All containers of a pod are one."""
         indices = np.full(len(names), _NOBODY, np.int64)
-        for place, workloads in enumerate(names):
-            if workloads:
+        for place in np.unique(sockets.owner).tolist():
+            if workloads := names[place]:
                 index = self._owners.setdefault(workloads[0], len(self._workloads))
                 if index == len(self._workloads):
                     self._workloads.append(frozenset())
                 self._workloads[index] |= frozenset(workloads)
                 indices[place] = index
-        return indices
+        return _ends(sockets, indices, self._look)
 
     def _find(self, hi: _U64, lo: _U64, rest: _U64) -> npt.NDArray[np.int64]:
         """The owner of each end, or one of the marks above."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from retina_otel.node import sockets
 from retina_otel.node.looks import Looks
 from retina_otel.node.sockets import REMEMBERED_LOOKS, NodeSockets
 from retina_otel.receivers.flows.ownership import halves
@@ -177,6 +178,27 @@ def test_a_closed_socket_still_answers_for_a_while(world):
     for _ in range(REMEMBERED_LOOKS):
         assert world.owners((UDP, NODE4, 53)) == [a]
     assert world.owners((UDP, NODE4, 53)) == [""]
+
+
+def test_workloads_are_those_that_had_sockets_here_lately(world, monkeypatch):
+    """Pods come and go for as long as the agent runs."""
+    monkeypatch.setattr(sockets, "MAX_OWNERS", 2)
+    (a, in_a), (b, in_b), (c, in_c), (d, in_d) = (world.pod() for _ in range(4))
+    world.hold(in_d)
+    for group, port in ((in_a, 53), (in_b, 54)):
+        process, _ = world.hold(group, one("SOCK_DGRAM", NODE4, port))
+        assert world.owners((UDP, NODE4, 53), (UDP, NODE4, 54)) == (
+            [a, ""] if port == 53 else [a, b]
+        )
+    process.kill()
+    process.wait()
+    world.hold(in_c, one("SOCK_DGRAM", NODE4, 55))
+    ends = [(UDP, NODE4, port) for port in (53, 54, 55)]
+    for _ in range(REMEMBERED_LOOKS):
+        assert world.owners(*ends) == [a, b, c]
+    for _ in range(2):
+        assert world.owners(*ends) == [a, "", c]
+    assert [{d} & names for names in world.sockets.workloads] == [set(), set()]
 
 
 BRIEF = """
