@@ -40,8 +40,6 @@ class FallBack:
         in_its_place: Callable[[], Source],
         on_cluster: Callable[[str], None] = lambda uid: None,
         after_s: float = 30.0,
-        back_after_s: float = 60.0,
-        probe_s: float = 10.0,
     ) -> None:
         """`on_state` and `on_cluster` are about the service; `in_its_place` makes the other source,
         at each fall."""
@@ -51,8 +49,8 @@ class FallBack:
         self._on_cluster = on_cluster
         self._in_its_place = in_its_place
         self._after_s = after_s
-        self._back_after_s = back_after_s
-        self._probe_s = probe_s
+        self._back_after_s = 2 * after_s
+        self._probe_s = after_s / 3
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="identity-fall-back", daemon=True)
 

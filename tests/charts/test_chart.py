@@ -135,7 +135,23 @@ def test_rights_grow_with_the_context() -> None:
     assert found == [node, local, remote]
     with_service = ("context=remote", "identityService.enabled=true")
     assert rights(render(*with_service)) == remote
-    assert rights(render(*with_service, "identityService.fallback=false")) == node
+
+
+@pytest.mark.parametrize("context", ["node", "local", "remote"])
+def test_agents_that_never_ask_the_api_server_have_no_rights_and_no_token(context: str) -> None:
+    chosen = (f"context={context}", "identityService.enabled=true")
+    objects = render(*chosen, "identityService.fallback=false")
+    accounts = {
+        (subject["name"], binding["kind"])
+        for binding in objects
+        if binding["kind"] in ("RoleBinding", "ClusterRoleBinding")
+        for subject in binding["subjects"]
+    }
+    assert {name for name, _ in accounts} == {"r-identity"}
+    agent = one(objects, "DaemonSet", "r-agent")["spec"]["template"]["spec"]
+    assert agent["automountServiceAccountToken"] is False
+    config = yaml.safe_load(one(objects, "ConfigMap", "r-agent")["data"]["agent.yaml"])
+    assert config["extensions"]["kubernetes"]["service"]["fall_back"] is False
 
 
 def test_nobody_may_write_but_the_identity_service_its_statuses_leases_and_reviews() -> None:

@@ -108,7 +108,14 @@ class Watched:
 
     def wait_until_all_is_well(self) -> None:
         """Every list has come, and nothing is missing."""
-        wait_until(lambda: self.health() == WELL, "an extension to which nothing is missing", 60)
+
+        def well() -> bool:
+            try:
+                return self.health() == WELL
+            except RetinaError:
+                return False  # the exporter changes into one that has more to say
+
+        wait_until(well, "an extension to which nothing is missing", 60)
 
     def agent_health(self) -> dict[str, Any]:
         text = fetch(self.cluster.node.namespace, "127.0.0.1", HEALTH, "/")

@@ -337,8 +337,6 @@ def test_while_the_service_is_away_the_agent_asks_the_api_server(lab: Lab) -> No
             told.on_state,
             in_its_place=lambda: Watches(Access.from_settings(lab.kubeconfig, None), told),
             after_s=0.2,
-            back_after_s=0.2,
-            probe_s=0.1,
         )
         source.start()
         told.synced()

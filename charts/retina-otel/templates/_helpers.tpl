@@ -93,6 +93,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- if .Values.podAnnotations }}{{ $_ := set $kubernetes "annotations" .Values.podAnnotations }}{{ end -}}
 {{- if .Values.identityService.enabled -}}
 {{- $service := dict "endpoint" (printf "%s.%s.svc:%v" (include "retina-otel.identityService" .) .Release.Namespace .Values.identityService.port) "ca_file" "/etc/retina-otel/identity/ca.crt" "token_file" "/var/run/secrets/retina-otel/identity/token" -}}
+{{- if not .Values.identityService.fallback }}{{ $_ := set $service "fall_back" false }}{{ end -}}
 {{- $_ := set $kubernetes "service" $service -}}
 {{- end -}}
 {{- $pipelines := dict -}}
