@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from retina_otel.testing.cluster import ControlPlane
-from tests.bench.kubernetes import shapes
+from tests.bench.kubernetes import shapes, whole_agent
 from tests.bench.kubernetes.store import PODS, stored
 from tests.bench.report import Figure, Report
 
@@ -38,6 +38,8 @@ def measure(report: Report) -> None:
         control_plane.restore_store(folder)
         _sync(report, control_plane, pods)
         _changes(report, control_plane)
+        kubeconfig = control_plane.kubeconfig
+        whole_agent.measure(report, kubeconfig, pods, lambda: _churn(control_plane))
         _light(report, control_plane)
 
 
