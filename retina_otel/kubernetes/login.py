@@ -21,6 +21,9 @@ from retina_otel.errors import RetinaError
 _TIMEOUT_S = 60.0
 """Plugins may ask a cloud for a token."""
 _LARGEST_ANSWER = 1 << 20
+_LONGEST_LINE = 1_000
+_HARMLESS = frozenset({"ImportError", "MemoryError", "ModuleNotFoundError"})
+"""Errors whose text is about the installation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,7 @@ def log_in(kubeconfig: Path | None, context: str | None) -> Login:
         child = subprocess.run(
             [sys.executable, "-m", __name__],
             input=question.encode(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            capture_output=True,
             timeout=_TIMEOUT_S,
             check=False,
         )
@@ -69,12 +71,27 @@ def log_in(kubeconfig: Path | None, context: str | None) -> Login:
         answer = json.loads(child.stdout[:_LARGEST_ANSWER])
     except ValueError:
         raise RetinaError(
-            f"Kubernetes credentials can't be read: a child process ended with {child.returncode}",
-            f"Run `{sys.executable} -m {__name__} </dev/null` to see why",
+            f"Kubernetes credentials can't be read: a child process {_end_of(child)}",
+            "Check that this installation of retina-otel is whole, and has enough memory",
         ) from None
     if "error" in answer:
         raise RetinaError(answer["error"], answer["remedy"])
     return Login(**answer | {"files": tuple(answer["files"])})
+
+
+def _end_of(child: subprocess.CompletedProcess[bytes]) -> str:
+    """How it ended, without what a plugin or an error may have quoted of secrets."""
+    if child.returncode < 0:
+        return f"was ended by signal {-child.returncode}"
+    lines = child.stderr[-_LONGEST_LINE:].decode(errors="replace").split("\n")
+    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    if last.startswith(f"{sys.executable}: "):  # the interpreter's own
+        return f"did not start: {last.removeprefix(f'{sys.executable}: ')}"
+    name, _, _ = last.partition(":")
+    if name in _HARMLESS:
+        return f"failed: {last}"
+    known = name.isidentifier() and name.endswith("Error")
+    return f"ended with {child.returncode}" + (f": {name}" if known else "")
 
 
 # ------------------------------------------------------------------------------ the child process
@@ -165,13 +182,14 @@ def _text(path: str | None) -> str | None:
 def _find(kubeconfig: str, context: str | None) -> Login:
     from kubernetes.config import ConfigException
 
-    paths = kubeconfig or os.environ.get("KUBECONFIG", "") or "~/.kube/config"
+    named = kubeconfig or os.environ.get("KUBECONFIG", "")
+    paths = named or "~/.kube/config"
     there = [one for one in paths.split(os.pathsep) if Path(one).expanduser().exists()]
     try:
         if there:
             return _read_kubeconfig(paths, context)
-        if kubeconfig:
-            raise RetinaError(f"{kubeconfig} does not exist", "Name a kubeconfig that does")
+        if kubeconfig or (named and "KUBERNETES_SERVICE_HOST" not in os.environ):
+            raise RetinaError(f"{named} does not exist", "Name a kubeconfig that does")
         return _read_pod_files()
     except RetinaError:
         raise

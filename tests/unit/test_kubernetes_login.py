@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,42 @@ def test_where_no_cluster_is_known_it_says_what_to_do(tmp_path: Path) -> None:
     assert "ServiceAccount" in refused.value.remedy
     with pytest.raises(RetinaError, match="does not exist"):
         log_in(tmp_path / "nowhere", None)
+
+
+def test_a_kubeconfig_of_the_environment_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    with pytest.raises(RetinaError, match="nowhere does not exist"):
+        Access.from_settings()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("import no_such_module", "failed: ModuleNotFoundError: No module named 'no_such_module'"),
+        (f"raise RuntimeError('{SECRET}')", "ended with 1: RuntimeError"),
+        ("import sys; sys.exit('s3cr3t')", "ended with 1"),
+        ("import os; os.kill(os.getpid(), 9)", "was ended by signal 9"),
+    ],
+)
+def test_an_installation_that_is_broken_is_told_in_its_own_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, told: str
+) -> None:
+    (tmp_path / "kubernetes").mkdir()
+    (tmp_path / "kubernetes/__init__.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(RetinaError) as refused:
+        log_in(kubeconfig(tmp_path, {"token": SECRET}), None)
+    assert refused.value.message.endswith(f"a child process {told}")
+
+
+def test_an_interpreter_that_does_not_find_us_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text('#!/bin/sh\necho "$0: No module named $3" >&2\nexit 1\n')
+    bare.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(bare))
+    with pytest.raises(RetinaError, match="did not start: No module named"):
+        log_in(kubeconfig(tmp_path, {}), None)
