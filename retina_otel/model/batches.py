@@ -69,6 +69,10 @@ class RawEnds:
     seen_netns: npt.NDArray[np.uint32] | None = None
     """Inode of the network namespace in which the packet was seen, 0 if not known; None: all were
     seen in the node's own. An address means there what it does, which elsewhere may be another."""
+    behind_hi: npt.NDArray[np.uint64] | None = None
+    behind_lo: npt.NDArray[np.uint64] | None = None
+    """The address of what answered in place of this end when the row was read, as the node's NAT
+    had it; 0 where it is not translated, or that is not known; None: nobody has asked."""
 
     def at(self, rows: Rows) -> RawEnds:
         return RawEnds(
@@ -78,6 +82,8 @@ class RawEnds:
             ifindex=self.ifindex[rows],
             netns=None if self.netns is None else self.netns[rows],
             seen_netns=None if self.seen_netns is None else self.seen_netns[rows],
+            behind_hi=None if self.behind_hi is None else self.behind_hi[rows],
+            behind_lo=None if self.behind_lo is None else self.behind_lo[rows],
         )
 
 

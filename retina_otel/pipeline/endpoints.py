@@ -96,6 +96,7 @@ class EndpointTable:
         self._present = np.ones(1, np.bool_)
         self._changed = np.zeros(1, np.int64)
         self._kinds = np.zeros(1, np.int8)
+        self._since = np.zeros(1, np.int64)
         self._row_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
         self._named: dict[str, int] = {}
@@ -137,6 +138,10 @@ class EndpointTable:
     def kinds(self, rows: _Rows) -> npt.NDArray[np.int8]:
         """`EndpointKind.value` of each row."""
         return self._kinds[rows]
+
+    def since(self, rows: _Rows) -> _Times:
+        """`Validity.possible_from` of each row's endpoint: before, it was not there."""
+        return self._since[rows]
 
     def update(self, endpoints: Iterable[Endpoint], *, source: str = "") -> None:
         """Replaces all that `source` has said before. Any thread.
@@ -272,6 +277,7 @@ class EndpointTable:
         row = self._rows[number]
         before, networks_before = row.endpoint, row.networks
         row.endpoint, row.networks = endpoint, networks
+        self._since[number] = endpoint.valid.possible_from
         if before.attributes != endpoint.attributes or before.kind is not endpoint.kind:
             self._changed[number] = self._epoch
             self._kinds[number] = endpoint.kind.value
@@ -315,9 +321,11 @@ class EndpointTable:
                 self._present = np.concatenate([self._present, room.astype(np.bool_)])
                 self._changed = np.concatenate([self._changed, room])
                 self._kinds = np.concatenate([self._kinds, room.astype(np.int8)])
+                self._since = np.concatenate([self._since, room])
         self._present[number] = not row.gone
         self._changed[number] = self._epoch
         self._kinds[number] = row.endpoint.kind.value
+        self._since[number] = row.endpoint.valid.possible_from
         return number
 
     def _leave(self, number: int) -> None:

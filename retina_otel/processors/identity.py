@@ -6,6 +6,9 @@ remote ends are. An address tells only where the packet was seen in a namespace 
 here (the node's own, a pod's): other containers may use the same addresses for others. Nothing
 known, or two that may be meant: UNKNOWN_ROW, never a guess. The view of the Selection decides how
 much is told, and rows of pods that it does not observe are left out.
+
+A row that waited comes again, when it is better known who had an address. What the node itself told
+of it the first time stays: its sockets, translations and namespaces may be others' by then.
 """
 
 from __future__ import annotations
@@ -13,20 +16,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
 from retina_otel.component import Component, ComponentKind, Context, Settings
 from retina_otel.model.attributes import (
     CLOUD_AVAILABILITY_ZONE,
-    EVENT_FIRST_SEEN,
     FLOW_INTER_ZONE,
     K8S_NODE_NAME,
-    NETWORK_TRANSPORT,
-    TCP_FLAG,
 )
 from retina_otel.model.batches import (
     UNKNOWN_ROW,
@@ -34,48 +33,33 @@ from retina_otel.model.batches import (
     EventBatch,
     How,
     MetricBatch,
-    RawEnds,
 )
 from retina_otel.model.namespaces import Tuples
-from retina_otel.model.protocols import TRANSPORTS
 from retina_otel.model.signals import Event, Metric
-from retina_otel.pipeline.claims import AMBIGUOUS
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
 from retina_otel.pipeline.late import lives_here
 from retina_otel.pipeline.row_facts import RowFacts
 from retina_otel.pipeline.selection import View
+from retina_otel.processors.identity_ends import (
+    End,
+    Mask,
+    Protocols,
+    Rows,
+    Times,
+    by_address,
+    kept_from,
+    locally,
+    protocols,
+    times,
+    with_behind,
+    without_address,
+)
 
-_Rows = npt.NDArray[np.int32]
-_Hows = npt.NDArray[np.uint8]
-_Mask = npt.NDArray[np.bool_]
-_Times = npt.NDArray[np.int64]
-_Protocols = npt.NDArray[np.uint8]
 AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
-
-_TCP, _UDP = 6, 17
-_LOCALLY = np.isin(list(How), [How.INTERFACE, How.NAMESPACE, How.SOCKET])
-_NUMBERS = {name: number for number, name in enumerate(TRANSPORTS)}
 
 
 class IdentitySettings(Settings):
     """There is nothing to set: what is put on points is the exporters' and pipelines' choice."""
-
-
-@dataclass(slots=True)
-class _End:
-    """One end of each row, and what is known of it so far."""
-
-    raw: RawEnds
-    rows: _Rows
-    how: _Hows
-
-    def at(self, kept: _Mask) -> _End:
-        return _End(self.raw.at(kept), self.rows[kept], self.how[kept])
-
-    @property
-    def local(self) -> _Mask:
-        local: _Mask = _LOCALLY[self.how]
-        return local
 
 
 class IdentityProcessor:
@@ -101,8 +85,9 @@ class IdentityProcessor:
         return self._process(batch)
 
     def _process(self, batch: AnyBatch) -> AnyBatch | None:
+        first_ns, last_ns = times(batch)
         ends = {
-            name: _kept_from(locally(self._table, raw), rows, how)
+            name: kept_from(locally(self._table, raw, first_ns), rows, how)
             for name, raw, rows, how in (
                 ("source", batch.source, batch.source_rows, batch.source_how),
                 ("destination", batch.destination, batch.destination_rows, batch.destination_how),
@@ -110,8 +95,10 @@ class IdentityProcessor:
             if raw is not None
         }
         own = int(self._table.resolve_netns(np.array([self._own_netns], np.uint32))[0])
-        for end in ends.values():
-            self._by_socket(batch, end, own)
+        again = batch.source_rows is not None or batch.destination_rows is not None
+        if not again:
+            for end in ends.values():
+                self._by_socket(batch, end, own)
         kept = self._kept(ends)
         if kept is not None:
             left_out = len(kept) - int(np.count_nonzero(kept))
@@ -120,16 +107,20 @@ class IdentityProcessor:
                 return None
             batch = batch.at(kept)
             ends = {name: end.at(kept) for name, end in ends.items()}
-        if self._selection.view is View.NODE:
+            first_ns, last_ns = first_ns[kept], last_ns[kept]
+        view = self._selection.view
+        if view is View.REMOTE:
+            for end in ends.values():
+                by_address(self._table, end, first_ns, last_ns)
+                if not again:
+                    self._by_socket(batch, end, own)
+            self._behind_services(batch, ends, first_ns, last_ns, again=again)
+        else:
+            _hide_remote(batch, ends)
+        if view is View.NODE:
             for end in ends.values():
                 here = end.local if not self._selection.everything else lives_here(end.raw)
                 end.rows[here], end.how[here] = own, How.INTERFACE
-        elif self._selection.view is View.REMOTE:
-            first_ns, last_ns = times(batch)
-            for end in ends.values():
-                by_address(self._table, end, first_ns, last_ns)
-                self._by_socket(batch, end, own)
-            self._behind_services(batch, ends, first_ns, last_ns)
         self._tell()
         return self._between_zones(_with(batch, ends))
 
@@ -151,7 +142,7 @@ class IdentityProcessor:
             self._said = said
             self._context.degraded(said)
 
-    def _by_socket(self, batch: AnyBatch, end: _End, own: int) -> None:
+    def _by_socket(self, batch: AnyBatch, end: End, own: int) -> None:
         """Pods on the node's own network, by who has the socket."""
         sockets = self._context.sockets
         if sockets is None or own == UNKNOWN_ROW or not self._table.has_names:
@@ -170,9 +161,9 @@ class IdentityProcessor:
                 theirs = asked[owners == owner]
                 end.rows[theirs], end.how[theirs] = row, How.SOCKET
 
-    def _is_own_node(self, rows: _Rows, own: int) -> _Mask:
+    def _is_own_node(self, rows: Rows, own: int) -> Mask:
         """Whether each row is this node, by whichever source."""
-        found: _Mask = rows == own
+        found: Mask = rows == own
         others = np.flatnonzero(~found & (self._table.kinds(rows) == EndpointKind.NODE.value))
         if others.size:
             name = self._table.attributes(own).get(K8S_NODE_NAME.name)
@@ -181,7 +172,7 @@ class IdentityProcessor:
                     found |= rows == row
         return found
 
-    def _kept(self, ends: dict[str, _End]) -> _Mask | None:
+    def _kept(self, ends: dict[str, End]) -> Mask | None:
         """Rows that are not left out; None if that is all of them."""
         if self._selection.everything:
             return None
@@ -194,16 +185,22 @@ class IdentityProcessor:
             observed = self._observed.of(end.rows) != 0
             none = none & ~local_pod
             some = some | (local_pod & observed)
-        kept: _Mask = np.asarray(none | some)
+        kept: Mask = np.asarray(none | some)
         return None if kept.all() else kept
 
     def _is_observed(self, endpoint: Endpoint) -> int:
         return int(self._selection.observes(endpoint))
 
     def _behind_services(
-        self, batch: AnyBatch, ends: dict[str, _End], first_ns: _Times, last_ns: _Times
+        self,
+        batch: AnyBatch,
+        ends: dict[str, End],
+        first_ns: Times,
+        last_ns: Times,
+        *,
+        again: bool,
     ) -> None:
-        """Ends that are services become what answers behind them."""
+        """Ends that are services become what answers behind them, if it was asked in time."""
         translations = self._context.translations
         if translations is None or len(ends) < 2:
             return
@@ -214,17 +211,21 @@ class IdentityProcessor:
             asked = np.flatnonzero(services)
             if not asked.size:
                 continue
-            to = end.raw.at(asked)
-            by = client.at(asked)
-            # What the service sends back belongs to the connection that the client opened.
-            hi, lo, _ = translations.backends(
-                Tuples(protocol[asked], by.hi, by.lo, by.port, to.hi, to.lo, to.port)
-            )
+            if not again:
+                to, by = end.raw.at(asked), client.at(asked)
+                # What the service sends back belongs to the connection that the client opened.
+                found = translations.backends(
+                    Tuples(protocol[asked], by.hi, by.lo, by.port, to.hi, to.lo, to.port)
+                )
+                end.raw = with_behind(end.raw, asked, found[0], found[1])
+            if end.raw.behind_hi is None or end.raw.behind_lo is None:
+                continue
+            hi, lo = end.raw.behind_hi[asked], end.raw.behind_lo[asked]
             backends = self._table.resolve_address(hi, lo, first_ns[asked], last_ns[asked])
             end.rows[asked] = self._table.combined(services[asked], backends)
             end.how[asked[backends != UNKNOWN_ROW]] = How.BACKEND
 
-    def _services(self, end: _End, protocol: _Protocols) -> _Rows:
+    def _services(self, end: End, protocol: Protocols) -> Rows:
         """The service that each end is, UNKNOWN_ROW for none."""
         kinds = self._table.kinds(end.rows)
         by_address = end.how == How.ADDRESS
@@ -257,95 +258,25 @@ class IdentityProcessor:
         return -1 if zone is None else self._zones.setdefault(str(zone), len(self._zones))
 
 
-def resolve(
-    table: EndpointTable,
-    ends: RawEnds | None,
-    first_ns: _Times | None = None,
-    last_ns: _Times | None = None,
-) -> _Rows | None:
-    """The row of each end: by interface, else by namespace, else by address. The node's own
-    namespace must be in the table, as NodeIdentity puts it there."""
-    if ends is None:
-        return None
-    end = locally(table, ends)
-    by_address(table, end, first_ns, last_ns)
-    return end.rows
-
-
-def locally(table: EndpointTable, raw: RawEnds) -> _End:
-    """What interface and namespace tell."""
-    rows = table.resolve_interface(raw.ifindex)
-    how = np.where(rows != UNKNOWN_ROW, np.uint8(How.INTERFACE), np.uint8(How.UNKNOWN))
-    if raw.netns is not None:
-        open_ = np.flatnonzero((rows == UNKNOWN_ROW) & (raw.netns != 0))
-        if open_.size:
-            rows[open_] = found = table.resolve_netns(raw.netns[open_])
-            how[open_[found != UNKNOWN_ROW]] = How.NAMESPACE
-    return _End(raw, rows, how)
-
-
-def _kept_from(end: _End, rows: _Rows | None, how: _Hows | None) -> _End:
-    """With what sockets told before of rows that waited: their ports may be others' by now."""
-    if rows is not None and how is not None:
-        told = how == How.SOCKET
-        end.rows[told], end.how[told] = rows[told], how[told]
-    return end
-
-
-def by_address(
-    table: EndpointTable, end: _End, first_ns: _Times | None, last_ns: _Times | None
-) -> None:
-    """What address and time tell of ends that are not known yet."""
-    raw = end.raw
-    open_ = end.rows == UNKNOWN_ROW
-    if raw.seen_netns is not None:
-        open_ &= table.resolve_netns(raw.seen_netns) != UNKNOWN_ROW
-    at = np.flatnonzero(open_)
-    if not at.size:
-        return
-    if at.size == len(open_):
-        found = table.locate(raw.hi, raw.lo, first_ns, last_ns)
-    else:
-        first = None if first_ns is None else first_ns[at]
-        last = None if last_ns is None else last_ns[at]
-        found = table.locate(raw.hi[at], raw.lo[at], first, last)
-    how = np.where(found > UNKNOWN_ROW, np.uint8(How.ADDRESS), np.uint8(How.NOBODY))
-    how[found == AMBIGUOUS] = How.AMBIGUOUS
-    end.how[at] = how
-    end.rows[at] = np.maximum(found, UNKNOWN_ROW)
-
-
-def times(batch: MetricBatch | EventBatch) -> tuple[_Times, _Times]:
-    """Wall time of the first and the last of what each row stands for."""
-    if isinstance(batch, EventBatch):
-        first = batch.own.get(EVENT_FIRST_SEEN.name)
-        return (first if isinstance(first, np.ndarray) else batch.time_ns), batch.time_ns
-    n_rows = len(batch)
-    first_ns, last_ns = batch.first_ns, batch.last_ns
-    if first_ns is None:
-        first_ns = np.full(n_rows, batch.window.start_ns, np.int64)
-    if last_ns is None:
-        last_ns = np.full(n_rows, batch.window.end_ns, np.int64)
-    return first_ns, last_ns
-
-
-def protocols(batch: MetricBatch | EventBatch) -> _Protocols:
-    """IP protocol number of each row, 0 where it is not known."""
-    column = batch.own.get(NETWORK_TRANSPORT.name)
-    if not isinstance(column, Column):
-        return np.full(len(batch), _TCP if TCP_FLAG.name in batch.own else 0, np.uint8)
-    numbers = np.array([*(_NUMBERS.get(str(value), 0) for value in column.values), 0], np.uint8)
-    return numbers[column.codes]
-
-
 def _signals(batch: MetricBatch | EventBatch) -> Iterable[Metric | Event]:
     return (batch.event,) if isinstance(batch, EventBatch) else batch.values
 
 
-def _with(batch: AnyBatch, ends: dict[str, _End]) -> AnyBatch:
+def _hide_remote(batch: MetricBatch | EventBatch, ends: dict[str, End]) -> None:
+    """Series say nothing of an end that is not to be told, its address neither: there would be one
+    for each peer. Events say where their packets went."""
+    if isinstance(batch, EventBatch):
+        return
+    for end in ends.values():
+        end.raw = without_address(end.raw, ~(end.local | lives_here(end.raw)))
+
+
+def _with(batch: AnyBatch, ends: dict[str, End]) -> AnyBatch:
     source, destination = ends.get("source"), ends.get("destination")
     return replace(
         batch,
+        source=None if source is None else source.raw,
+        destination=None if destination is None else destination.raw,
         source_rows=None if source is None else source.rows,
         source_how=None if source is None else source.how,
         destination_rows=None if destination is None else destination.rows,

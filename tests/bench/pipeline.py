@@ -23,7 +23,7 @@ from retina_otel.model.batches import MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport
-from retina_otel.processors.identity import resolve
+from retina_otel.processors.identity_ends import resolve
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.rows import FlowRows
 from retina_otel.receivers.flows.settings import FlowsSettings

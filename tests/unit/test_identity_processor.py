@@ -7,7 +7,7 @@ import pytest
 
 from retina_otel.model.batches import UNKNOWN_ROW, RawEnds
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.processors.identity import resolve
+from retina_otel.processors.identity_ends import resolve
 
 NODE_NETNS, POD_NETNS, OTHER_NETNS, NOT_TOLD = 4026531840, 4026532001, 4026532999, 0
 POD_ADDRESS = 0xFFFF_0A00_0001

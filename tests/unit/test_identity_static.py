@@ -20,7 +20,7 @@ from retina_otel.model.batches import RawEnds
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger
-from retina_otel.processors.identity import resolve
+from retina_otel.processors.identity_ends import resolve
 
 OWN_NETNS = os.stat("/proc/thread-self/ns/net").st_ino
 
