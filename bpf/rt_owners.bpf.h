@@ -78,15 +78,20 @@ static __always_inline struct cgroup *rt_legacy(struct css_set *set, struct cgro
 	return found;
 }
 
-static __always_inline void rt_read_paths(struct css_set *set, struct rt_cgroup_paths *paths)
+/* Global, so that the verifier follows its many paths once and not with those of each caller. */
+__noinline int rt_read_paths(__u64 css_set, struct rt_cgroup_paths *paths)
 {
+	struct css_set *set = (void *)css_set;
 	struct cgroup *unified = BPF_CORE_READ(set, dfl_cgrp);
 	struct cgroup *legacy = rt_legacy(set, unified);
 
+	if (!paths)
+		return -1;
 	if (unified)
 		rt_read_path(unified, &paths->unified);
 	if (legacy)
 		rt_read_path(legacy, &paths->legacy);
+	return 0;
 }
 
 /* 0, or -1 if it is no socket of TCP, UDP or SCTP, or never had a port. */

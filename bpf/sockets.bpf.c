@@ -20,11 +20,13 @@ char _license[] SEC("license") = "Dual BSD/GPL";
 /* Inode of our network namespace. */
 volatile const __u32 own_netns = 0;
 
+/* Sockets for which there was no room. */
+__u64 lost = 0;
+
 const struct rt_owner_row empty_row = {};
 
-/* When it is full what was used longest ago goes. */
 struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
 	__type(key, struct rt_released);
 	__type(value, __u32);
@@ -69,11 +71,14 @@ int sockets_released(struct bpf_sock *context)
 	if (!bpf_map_lookup_elem(&owners, &key.owner)) {
 		bpf_map_update_elem(&owners, &key.owner, &empty_row, BPF_NOEXIST);
 		row = bpf_map_lookup_elem(&owners, &key.owner);
-		if (!row)
+		if (!row) {
+			__sync_fetch_and_add(&lost, 1);
 			return 1;
-		rt_read_paths(set, &row->paths);
+		}
+		rt_read_paths((__u64)set, &row->paths);
 		__sync_lock_test_and_set(&row->complete, 1);
 	}
-	bpf_map_update_elem(&released, &key, &once, BPF_ANY);
+	if (bpf_map_update_elem(&released, &key, &once, BPF_ANY))
+		__sync_fetch_and_add(&lost, 1);
 	return 1;
 }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from retina_otel.errors import KernelError
 from retina_otel.kernel import attach, netns
-from retina_otel.kernel.maps import HashMap
+from retina_otel.kernel.maps import HashMap, Variables
 from retina_otel.loaders import core, objects
 from retina_otel.loaders.base import MapHandle
 from retina_otel.node import workloads
@@ -44,12 +44,20 @@ class ReleasedSockets:
         try:
             maps = self._loaded.maps
             self._released, self._owners = (_hash(maps[name]) for name in ("released", "owners"))
+            self._variables = Variables(maps[".bss"].fd, self._loaded.btf, ".bss")
             program = self._loaded.programs["sockets_released"]
             self._link = attach.cgroup(program, str(root), _SOCK_RELEASE)
         except BaseException:
             self._loaded.close()
             raise
         self._known: dict[_Owner, tuple[str, ...]] = {}
+        self._untold = 0
+
+    @property
+    def lost(self) -> int:
+        """Sockets, since it was made, for which there was no room, or whose owner was not yet
+        written down when they were taken."""
+        return int(self._variables.lost) + self._untold
 
     def close(self) -> None:
         self._link.close()
@@ -68,6 +76,7 @@ class ReleasedSockets:
         distinct, place = _distinct(keys["owner"])
         known = [self._known.get(owner) for owner in distinct.tolist()]
         told = np.array([one is not None for one in known], np.bool_)[place]
+        self._untold += len(told) - int(np.count_nonzero(told))
         return local_ends(keys["end"][told], place[told]), [one or () for one in known]
 
 

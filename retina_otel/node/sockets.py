@@ -116,9 +116,7 @@ class NodeSockets:
             return
         self._looked_ns = now_ns
         self._look += 1
-        if look.lost:
-            self._without_room += look.lost
-            self.ledger.set_beside("without_room", self._without_room)
+        self._without_room += look.lost
         remembered = self._held.take(self._held.seen > self._look - REMEMBERED_LOOKS)
         if len(self._workloads) > MAX_OWNERS:
             remembered = self._without_others(remembered)
@@ -126,6 +124,9 @@ class NodeSockets:
         released = self._take_released()
         if released is not None:
             seen.append(self._seen(*released))
+        lost = self._without_room + (self._released.lost if self._released is not None else 0)
+        if lost:
+            self.ledger.set_beside("without_room", lost)
         self._held = _newest(_joined(remembered, *seen))
         self._ends = _judged(self._held)
         hashes = _mix(self._ends.hi, self._ends.lo, self._ends.rest)

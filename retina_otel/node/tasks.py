@@ -42,7 +42,7 @@ class Look:
     sockets: LocalEnds
     """Those that a process of our own namespace holds; `owner` is its place in `groups`."""
     lost: int
-    """Groups and sockets for which there was no room."""
+    """Groups and sockets for which there was no room, and descriptors beyond what is looked at."""
 
 
 class TaskWalk:
@@ -91,7 +91,10 @@ class TaskWalk:
             groups=groups,
             nsids=dict(zip(nsids["netns"].tolist(), nsids["nsid"].tolist(), strict=True)),
             sockets=self._local_ends(keys, int(variables.own_netns)),
-            lost=int(variables.tasks_lost) + int(variables.sockets_lost),
+            lost=sum(
+                int(count)
+                for count in (variables.tasks_lost, variables.sockets_lost, variables.fds_lost)
+            ),
         )
 
     def _local_ends(self, keys: Array, own_netns: int) -> LocalEnds:

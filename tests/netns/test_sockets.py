@@ -234,6 +234,30 @@ def test_sockets_that_came_and_went_between_two_looks_are_known(world):
     assert world.owners(*ends, *ends6, (TCP, NODE4, 30000)) == [a] * 200 + [b] * 200 + [""]
 
 
+MANY = """
+import socket
+for last in range(1, 9):
+    for port in range(1024, 6024):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+            one.bind((f"127.0.0.{last}", port))
+print("done")
+"""
+ROOM = 32768
+
+
+def test_closed_sockets_for_which_there_is_no_room_are_counted(world):
+    a, in_a = world.pod()
+    world.lab.node.ip("link set lo up")
+    assert world.owners((UDP, "127.0.0.1", 1024)) == [""]
+    process, _ = cgroups.start(world.lab.node, in_a, [sys.executable, "-c", MANY])
+    process.wait()
+
+    ends = [(UDP, f"127.0.0.{last}", port) for last in range(1, 9) for port in range(1024, 6024)]
+    assert world.owners(*ends) == [a] * ROOM + [""] * (len(ends) - ROOM)
+    lost = world.sockets.ledger.report().beside["without_room"]
+    assert lost == len(ends) - ROOM
+
+
 def test_a_port_that_two_owners_had_one_after_the_other_is_nobodys(world):
     (_, in_a), (_, in_b) = world.pod(), world.pod()
     assert world.owners((UDP, NODE4, 20000)) == [""]
