@@ -62,10 +62,10 @@ class Overlays:
         before, now = self._left_out, set[int]()
         if not self.selection.everything:
             table = self._endpoints
-            for row in np.flatnonzero(table.index.present).tolist():
-                endpoint = table.endpoint(row)
-                local = endpoint.interfaces or endpoint.netns
-                if local and not self.selection.observes(endpoint):
-                    now.add(row)
+            now = {
+                row
+                for row in table.index.local.tolist()
+                if not self.selection.observes(table.endpoint(row))
+            }
         self._left_out = frozenset(now)
         return sorted(now - before)

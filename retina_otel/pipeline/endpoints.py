@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +26,7 @@ from retina_otel.pipeline.claim_index import ClaimIndex, Row
 from retina_otel.pipeline.claims import ALWAYS, FOREVER, Endpoint, EndpointKind, Validity
 from retina_otel.pipeline.departures import Departures
 from retina_otel.pipeline.networks import Network, parse
+from retina_otel.pipeline.row_columns import EndpointIndex, RowColumns
 
 __all__ = [
     "ALWAYS",
@@ -44,17 +44,6 @@ _SLICE = 128
 
 _Rows = npt.NDArray[np.int32]
 _Times = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class EndpointIndex:
-    """Which rows the table had at one epoch. Never changes."""
-
-    epoch: int
-    present: npt.NDArray[np.bool_]
-    """By row: its endpoint has not been removed."""
-    changed: npt.NDArray[np.int64]
-    """By row: the epoch since which its attributes are what they are."""
 
 
 class _Turns:
@@ -93,10 +82,7 @@ class EndpointTable:
         self._turns = _Turns()
         self._departures = Departures(linger_ns, keep_ns, reuse_ns)
         self._rows: list[Row] = [Row(_UNKNOWN)]
-        self._present = np.ones(1, np.bool_)
-        self._changed = np.zeros(1, np.int64)
-        self._kinds = np.zeros(1, np.int8)
-        self._since = np.zeros(1, np.int64)
+        self._columns = RowColumns()
         self._row_of: dict[str, dict[str, int]] = {}
         self._free: list[int] = []
         self._named: dict[str, int] = {}
@@ -105,7 +91,7 @@ class EndpointTable:
         self._claims = ClaimIndex(self._rows)
         self._epoch = 0
         self._last_ns = 0
-        self._index = EndpointIndex(0, self._present.copy(), self._changed.copy())
+        self._index = self._columns.index(0, 1)
 
     def __len__(self) -> int:
         """How many rows exist, free ones included: every row is below this."""
@@ -121,9 +107,7 @@ class EndpointTable:
         """Which rows there are now, as one value."""
         if self._index.epoch != self._epoch:
             with self._turns:
-                n_rows = len(self._rows)
-                present, changed = self._present[:n_rows].copy(), self._changed[:n_rows].copy()
-                self._index = EndpointIndex(self._epoch, present, changed)
+                self._index = self._columns.index(self._epoch, len(self._rows))
         return self._index
 
     def endpoint(self, row: int) -> Endpoint:
@@ -137,11 +121,11 @@ class EndpointTable:
 
     def kinds(self, rows: _Rows) -> npt.NDArray[np.int8]:
         """`EndpointKind.value` of each row."""
-        return self._kinds[rows]
+        return self._columns.kinds[rows]
 
     def since(self, rows: _Rows) -> _Times:
         """`Validity.possible_from` of each row's endpoint: before, it was not there."""
-        return self._since[rows]
+        return self._columns.since[rows]
 
     def update(self, endpoints: Iterable[Endpoint], *, source: str = "") -> None:
         """Replaces all that `source` has said before. Any thread.
@@ -277,14 +261,12 @@ class EndpointTable:
         row = self._rows[number]
         before, networks_before = row.endpoint, row.networks
         row.endpoint, row.networks = endpoint, networks
-        self._since[number] = endpoint.valid.possible_from
+        self._columns.place(number, endpoint)
         if before.attributes != endpoint.attributes or before.kind is not endpoint.kind:
-            self._changed[number] = self._epoch
-            self._kinds[number] = endpoint.kind.value
+            self._columns.change(number, self._epoch, endpoint)
             for combined in self._part_of.get(number, ()):
                 self._merge(self._rows[combined])
-                self._changed[combined] = self._epoch
-                self._kinds[combined] = self._rows[combined].endpoint.kind.value
+                self._columns.change(combined, self._epoch, self._rows[combined].endpoint)
         if (
             networks != networks_before
             or before.valid != endpoint.valid
@@ -316,22 +298,13 @@ class EndpointTable:
         else:
             number = len(self._rows)
             self._rows.append(row)
-            if number >= len(self._present):
-                room = np.zeros(max(number, 1024), np.int64)
-                self._present = np.concatenate([self._present, room.astype(np.bool_)])
-                self._changed = np.concatenate([self._changed, room])
-                self._kinds = np.concatenate([self._kinds, room.astype(np.int8)])
-                self._since = np.concatenate([self._since, room])
-        self._present[number] = not row.gone
-        self._changed[number] = self._epoch
-        self._kinds[number] = row.endpoint.kind.value
-        self._since[number] = row.endpoint.valid.possible_from
+        self._columns.add(number, self._epoch, row.endpoint, gone=row.gone)
         return number
 
     def _leave(self, number: int) -> None:
         row = self._rows[number]
         row.gone = True
-        self._present[number] = False
+        self._columns.leave(number)
         self._departures.leave(number, remembered=row.timed)
         if not row.timed:
             self._claims.claim_addresses(number)
@@ -342,7 +315,7 @@ class EndpointTable:
 
     def _end_lingering(self, number: int) -> None:
         row = self._rows[number]
-        self._changed[number] = self._epoch
+        self._columns.change(number, self._epoch, row.endpoint)
         self._claims.withdraw_numbers(number, row.endpoint)
         self._forget_names(number, row.endpoint)
         if not row.timed:

@@ -199,3 +199,21 @@ def test_by_address_a_node_goes_before_a_pod_on_its_network() -> None:
     for order in ([node, pod("host-pod", "10.0.0.1")], [pod("host-pod", "10.0.0.1"), node]):
         table.update(order)
         assert who(table, "10.0.0.1") == ["node-1"]
+
+
+def test_the_index_has_the_rows_that_live_on_this_node() -> None:
+    table = EndpointTable()
+
+    def local() -> list[str]:
+        return [table.endpoint(row).key for row in table.index.local.tolist()]
+
+    def pod(key: str, **where: tuple[int, ...]) -> Endpoint:
+        return Endpoint(EndpointKind.POD, key, {}, ("10.0.0.1",), **where)
+
+    assert local() == []
+    table.apply([pod("far"), pod("by interface", interfaces=(3,)), pod("by name", netns=(4,))])
+    assert local() == ["by interface", "by name"]
+    table.apply([pod("far", netns=(5,)), pod("by name")], ["by interface"])
+    assert local() == ["far"]
+    table.update([])
+    assert local() == []

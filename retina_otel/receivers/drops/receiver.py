@@ -136,14 +136,12 @@ class DropsReceiver:
         epochs = (table.epoch, selection.epoch)
         if epochs == self._epochs:
             return
-        self._epochs = epochs
         others = self._settings.namespaces == "all"
         counted, left_out = {self._node_netns}, set[int]()
         if not (others and selection.everything):
-            for row in np.flatnonzero(table.index.present).tolist():
+            for row in table.index.local.tolist():
                 endpoint = table.endpoint(row)
-                if endpoint.netns:
-                    (counted if selection.observes(endpoint) else left_out).update(endpoint.netns)
+                (counted if selection.observes(endpoint) else left_out).update(endpoint.netns)
         wanted = Namespaces(
             counted=frozenset() if others else frozenset(counted),
             left_out=frozenset(left_out - counted),
@@ -152,6 +150,7 @@ class DropsReceiver:
         if wanted != self._limited:
             self._table.limit(wanted)
             self._limited = wanted
+        self._epochs = epochs
 
     def _symbol_column(self, location: npt.NDArray[np.uint64]) -> Column:
         addresses, codes = np.unique(location, return_inverse=True)
