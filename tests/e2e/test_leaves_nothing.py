@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -223,6 +224,40 @@ def test_nothing_is_left_and_others_see_every_packet(
         }
         traffic.udp(web, (api.ipv4, 9), packets=211)
         assert foreign.seen == 1321
+
+
+FACTS = """
+import time
+import numpy as np
+from retina_otel.model.namespaces import Tuples
+from retina_otel.node.facts import NodeFacts
+facts = NodeFacts(time.monotonic_ns, dict)
+half, port, protocol = np.ones(1, np.uint64), np.ones(1, np.uint16), np.full(1, 6, np.uint8)
+facts.namespaces.refresh()
+facts.sockets.owners(protocol, half, half, port)
+facts.translations.backends(Tuples(protocol, half, half, port, half, half, port))
+print(facts.sockets.unavailable or "asked", flush=True)
+time.sleep(3600)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_of_what_the_node_was_asked_nothing_is_left(lab: Lab, number: signal.Signals) -> None:
+    """A program at each socket that is closed on the machine, and one that looks at processes."""
+    before = pins()
+    ours, theirs = os.pipe()
+    with open(ours) as said:
+        process = lab.node.popen([sys.executable, "-c", FACTS], stdout=theirs)
+        os.close(theirs)
+        assert said.readline() == "asked\n"
+    held = Held.by(process.pid)
+    assert (held.count("link"), held.count("prog")) == (1, 2)
+
+    process.send_signal(number)
+    assert process.wait(GRACE_SECONDS) == -number
+
+    wait_until(lambda: not held.still_there(), "an end of all objects", GRACE_SECONDS)
+    assert pins() == before
 
 
 @pytest.mark.parametrize("next_hook", ["tcx", "clsact"])
