@@ -100,7 +100,10 @@ class ConntrackSocket:
         first = self._sequence + 1
         self._sequence += len(asked)
         requests = family.requests(asked, first)
-        self._socket.send(requests.tobytes())
+        try:
+            self._socket.send(requests.tobytes())
+        except OSError as error:
+            raise KernelError("send(NETLINK_NETFILTER)", error.errno or errno.EIO) from error
         places: list[int] = []
         answers: list[bytes] = []
         for _ in range(len(asked)):

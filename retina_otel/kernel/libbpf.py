@@ -222,7 +222,7 @@ class BpfObject:
         if result == 0:
             return
         number = -result
-        remedy = _load_remedy(number, "".join(heard))
+        remedy = load_remedy(number, "".join(heard))
         raise LoadError(
             "bpf_object__load",
             number,
@@ -273,9 +273,12 @@ def _errno() -> int:
     return errno.ENOEXEC if number >= _LIBBPF_ERRNO else number
 
 
-def _load_remedy(number: int, log: str) -> str:
+def load_remedy(number: int, log: str) -> str:
+    """What to do about an object that libbpf could not load, by what it said."""
     if number in (errno.EPERM, errno.EACCES) and missing_for_bpf():
         return remedy_for(number)
+    if "invalid func unknown#" in log or "unknown func bpf_" in log:
+        return "Use Linux 5.17 or newer: this one lacks a function that the program calls"
     if "BEGIN PROG LOAD LOG" in log:
         return (
             "The kernel's verifier refused a program: report it with the log below and `uname -r`"

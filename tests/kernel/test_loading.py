@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
 from retina_otel.errors import LoadError
 from retina_otel.kernel import testrun
+from retina_otel.kernel.libbpf import load_remedy
 from retina_otel.kernel.maps import Variables
 from retina_otel.loaders import core, objects
 
@@ -71,6 +73,15 @@ def test_a_program_the_verifier_refuses_shows_the_end_of_its_log():
     assert "rt_refused" in caught.value.log_tail
     assert "verifier refused" in caught.value.remedy
     assert str(caught.value).endswith(caught.value.log_tail)
+
+
+@pytest.mark.parametrize("said", ["invalid func unknown#181", "unknown func bpf_loop#181"])
+def test_a_kernel_that_is_too_old_for_a_program_is_told_from_a_fault_of_ours(said):
+    """As Linux 5.15 refuses what calls bpf_loop()."""
+    log = f"-- BEGIN PROG LOAD LOG --\n14: (85) call {said}\n{said}\n-- END PROG LOAD LOG --"
+    assert load_remedy(errno.EINVAL, log) == (
+        "Use Linux 5.17 or newer: this one lacks a function that the program calls"
+    )
 
 
 def test_a_skipped_program_is_left_out_and_the_others_load(selftest):

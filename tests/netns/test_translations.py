@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pytest
 
+from retina_otel.errors import KernelError
 from retina_otel.kernel.conntrack import ConntrackSocket
 from retina_otel.model.namespaces import Tuples
 from retina_otel.node.translations import FRESH_NS, NodeTranslations
@@ -304,3 +305,10 @@ def test_a_socket_answers_a_thousand_questions_at_once(services):
     one.close()
     assert np.flatnonzero(hi | lo).tolist() == [500]
     assert (text(int(hi[500]), int(lo[500])), int(port[500])) == by
+
+
+def test_a_question_that_can_not_be_sent_is_an_error_of_ours(services):
+    one = services.lab.node.call(ConntrackSocket)
+    one.close()
+    with pytest.raises(KernelError, match="send"):
+        one.backends(tuples((TCP, "192.0.2.1", 1, SERVICE4, PORT)))
