@@ -147,8 +147,8 @@ class Decoder:
             message.deletion.seconds * _S,
             message.deletion_grace * _S,
             self._owner(message),
-            self._chosen(message.labels, wanted.label_keys) if wanted.label_keys else _NOTHING,
-            self._chosen(message.annotations, wanted.annotation_keys)
+            self.chosen(message.labels, wanted.label_keys) if wanted.label_keys else _NOTHING,
+            self.chosen(message.annotations, wanted.annotation_keys)
             if wanted.annotation_keys
             else _NOTHING,
         )
@@ -167,7 +167,8 @@ class Decoder:
                 return known
         return None
 
-    def _chosen(self, all_of_them: Any, keys: frozenset[str]) -> Mapping[str, str]:
+    def chosen(self, all_of_them: Any, keys: frozenset[str]) -> Mapping[str, str]:
+        """Those of labels or annotations that have one of `keys`; equal ones are one object."""
         pairs = tuple([(key, all_of_them[key]) for key in keys if key in all_of_them])
         if not pairs:
             return _NOTHING

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from retina_otel.kubernetes.inventory_changes import Changes, InventoryChange
+from retina_otel.kubernetes.inventory_elsewhere import Elsewhere
 from retina_otel.kubernetes.inventory_endpoints import (
     NOTHING,
     Attributes,
@@ -22,6 +23,7 @@ from retina_otel.kubernetes.inventory_endpoints import (
     place_attributes,
     workload_attributes,
 )
+from retina_otel.kubernetes.inventory_local import LocalEnd, LocalPod
 from retina_otel.kubernetes.inventory_owners import Missing, Owners
 from retina_otel.kubernetes.inventory_services import Services
 from retina_otel.kubernetes.inventory_times import TERMINAL_PHASES, ended, validity
@@ -45,28 +47,6 @@ _SHARED_BEFORE_SWEEP = 4096
 AnyObject = TypeVar("AnyObject")
 
 
-@dataclass(frozen=True, slots=True)
-class LocalEnd:
-    """Where a pod of this node lives."""
-
-    netns: tuple[int, ...] = ()
-    """Inodes of its network namespace."""
-    interfaces: tuple[int, ...] = ()
-    """ifindexes of the node behind which it lives."""
-
-
-@dataclass(frozen=True, slots=True)
-class LocalPod:
-    """A pod of this node that has not gone."""
-
-    uid: str
-    containers: tuple[str, ...] = ()
-    """Their ids."""
-    addresses: tuple[str, ...] = ()
-    """Its own."""
-    host_network: bool = False
-
-
 @dataclass(slots=True)
 class _Pod:
     endpoint: Endpoint
@@ -86,10 +66,12 @@ class Inventory:
         cidrs: Mapping[str, str] | None = None,
         api_server: Iterable[str] = (),
         observe_annotated: bool = False,
+        retina_endpoints: bool = False,
     ) -> None:
         """`node_name` is the node whose pods are local; `cidrs` are networks by name; `api_server`
         are addresses of the API server that are known from elsewhere. `observe_annotated`: Retina's
-        annotation on pods and namespaces is heeded; it is no attribute then."""
+        annotation on pods and namespaces is heeded; it is no attribute then.
+        `retina_endpoints`: RetinaEndpoints will come, and pods of this node only."""
         self._node_name = node_name
         self._observe_annotated = observe_annotated
         self._services = Services(tuple(api_server))
@@ -103,10 +85,11 @@ class Inventory:
         self._places: dict[str, Attributes] = {}
         self._namespaces: dict[str, Namespace] = {}
         self._shared: dict[tuple[str, str, str], Attributes] = {}
+        self._elsewhere = Elsewhere(node_name, self._describe) if retina_endpoints else None
 
     def __len__(self) -> int:
         """How many pods are known."""
-        return len(self._pods)
+        return len(self._pods) + (len(self._elsewhere) if self._elsewhere else 0)
 
     @property
     def missing_owners(self) -> Mapping[str, Missing]:
@@ -166,6 +149,9 @@ class Inventory:
         there = listed if full else None
         if kind is Kind.POD:
             self._apply_pods(_of(Pod, upserts), _of(Pod, deletes), now_ns, there, changes)
+        elif kind is Kind.RETINA_ENDPOINT and self._elsewhere is not None:
+            pods = _of(Pod, upserts), _of(Pod, deletes)
+            self._elsewhere.apply(*pods, now_ns, there, changes)
         elif kind is Kind.NODE:
             self._apply_nodes(_of(Node, upserts), _of(Node, deletes), there, changes)
         elif kind is Kind.SERVICE:
@@ -175,11 +161,30 @@ class Inventory:
             self._services.apply_slices(*slices, there, changes)
         elif kind is Kind.NAMESPACE:
             self._apply_namespaces(_of(Namespace, upserts), _of(Namespace, deletes), there)
-        elif self._owners.apply(kind, _of(Workload, upserts), _of(Workload, deletes), there):
-            self._refresh(lambda pod: pod.owner is not None, changes)
-        if self._owners.sweep_due():
-            self._owners.sweep(pod.owner for pod in self._pods.values() if pod.owner)
+        else:
+            workloads = _of(Workload, upserts), _of(Workload, deletes)
+            self._apply_workloads(kind, *workloads, there, changes)
         return changes.done()
+
+    def _apply_workloads(
+        self,
+        kind: Kind,
+        upserts: list[Workload],
+        deletes: list[Workload],
+        there: frozenset[str] | None,
+        changes: Changes,
+    ) -> None:
+        if self._owners.apply(kind, upserts, deletes, there):
+            self._refresh(lambda pod: pod.owner is not None, changes)
+            if self._elsewhere is not None:
+                self._elsewhere.refresh(changes)
+        if self._elsewhere is not None:
+            self._elsewhere.know_owners(upserts, deletes, changes)
+        if self._owners.sweep_due():
+            used = [pod.owner for pod in self._pods.values() if pod.owner]
+            if self._elsewhere is not None:
+                used += self._elsewhere.owners()
+            self._owners.sweep(used)
 
     def bind(self, ends: Mapping[str, LocalEnd]) -> InventoryChange:
         """Says where the pods of this node live, by uid; in place of what was said before."""
@@ -222,13 +227,7 @@ class Inventory:
         endpoint = Endpoint(
             EndpointKind.POD,
             uid,
-            PodAttributes(
-                pod.meta.name,
-                uid,
-                self._workload(pod.meta.namespace, pod.meta.name, pod.meta.owner),
-                self._place(pod.node),
-                asked_attributes(pod, hidden=ANNOTATION if self._observe_annotated else ""),
-            ),
+            self._describe(pod, pod.node, uid),
             addresses=addresses,
             aliases=pod.containers if local else (),
             valid=validity(
@@ -312,6 +311,12 @@ class Inventory:
             self._places = {name: self._places[name] for name in self._nodes}
         if moved:
             self._refresh(lambda pod: _node_of(pod.endpoint) in moved, changes)
+        if self._elsewhere is not None:
+            nodes = self._nodes.values()
+            names = {one: node.meta.name for node in nodes for one in node.addresses}
+            self._elsewhere.know_nodes(names, changes)
+            if moved:
+                self._elsewhere.refresh(changes)
 
     def _apply_namespaces(
         self,
@@ -346,6 +351,16 @@ class Inventory:
             )
             if attributes != known:
                 self._put(uid, pod, replace(pod.endpoint, attributes=attributes), changes)
+
+    def _describe(self, pod: Pod, node: str, uid: str = "") -> PodAttributes:
+        meta = pod.meta
+        return PodAttributes(
+            meta.name,
+            uid,
+            self._workload(meta.namespace, meta.name, meta.owner),
+            self._place(node),
+            asked_attributes(pod, hidden=ANNOTATION if self._observe_annotated else ""),
+        )
 
     def _workload(self, namespace: str, pod_name: str, owner: OwnerRef | None) -> Attributes:
         # A pod without owner is its own, and so is a static one (the node owns it), so that nothing

@@ -40,7 +40,8 @@ NOTHING: Attributes = MappingProxyType({})
 
 
 class PodAttributes(Mapping[str, AttributeValue]):
-    """A pod's own name and uid before what it shares with others. Never changes."""
+    """A pod's own name and uid, if it is known, before what it shares with others. Never
+    changes."""
 
     __slots__ = ("asked", "name", "node", "uid", "workload")
 
@@ -56,7 +57,7 @@ class PodAttributes(Mapping[str, AttributeValue]):
     def __getitem__(self, key: str) -> AttributeValue:
         if key == K8S_POD_NAME.name:
             return self.name
-        if key == K8S_POD_UID.name:
+        if key == K8S_POD_UID.name and self.uid:
             return self.uid
         for part in (self.workload, self.node, self.asked):
             if key in part:
@@ -65,13 +66,14 @@ class PodAttributes(Mapping[str, AttributeValue]):
 
     def __iter__(self) -> Iterator[str]:
         yield K8S_POD_NAME.name
-        yield K8S_POD_UID.name
+        if self.uid:
+            yield K8S_POD_UID.name
         yield from self.workload
         yield from self.node
         yield from self.asked
 
     def __len__(self) -> int:
-        return 2 + len(self.workload) + len(self.node) + len(self.asked)
+        return 1 + bool(self.uid) + len(self.workload) + len(self.node) + len(self.asked)
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, PodAttributes):

@@ -79,7 +79,7 @@ class Owners:
         """Name and kind (in lower case) of the top of the chain that begins at `owner`, which owns
         something in `namespace`."""
         for _ in range(_LONGEST_CHAIN):
-            if kind_of(owner) is None:
+            if kind_of(owner) is None or not owner.uid:
                 break
             self._asked.add(owner.uid)
             known = self._known.get(owner.uid)

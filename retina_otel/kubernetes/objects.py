@@ -23,6 +23,8 @@ class Kind(Enum):
     OWNER = "owners"
     """Workloads of any other kind, read one by one as they are met."""
     METRICS_CONFIGURATION = "metricsconfigurations"
+    RETINA_ENDPOINT = "retinaendpoints"
+    """Retina's copies of pods, as `Pod`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class OwnerRef:
     kind: str
     name: str
     uid: str
+    """Empty where a RetinaEndpoint says it, which tells names only."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from retina_otel.kubernetes.decode import Decoder
 from retina_otel.kubernetes.objects import Kind, Object
-
-_PROTOBUF = "application/vnd.kubernetes.protobuf"
-_METADATA = "as=PartialObjectMetadata{};g=meta.k8s.io;v=v1"
+from retina_otel.kubernetes.retina_endpoints import read_retina_endpoint
+from retina_otel.kubernetes.wire import Json, Page, Protobuf, Wire
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +19,9 @@ class Resource:
     path: str
     """Of its collection: `/api/v1/pods`."""
     message: str
-    """In `protobuf`; its list's name has `List` behind."""
+    """In `protobuf`; its list's name has `List` behind. Of no meaning in JSON."""
     decode: Callable[[Decoder, Any], Object]
+    wire: Wire = field(default_factory=Protobuf)
 
     @property
     def plural(self) -> str:
@@ -29,15 +29,15 @@ class Resource:
 
     @property
     def list_accept(self) -> str:
-        if self.message == "PartialObjectMetadata":
-            return f"{_PROTOBUF};{_METADATA.format('List')}"
-        return _PROTOBUF
+        return self.wire.accept(self.message, watch=False)
 
     @property
     def watch_accept(self) -> str:
-        if self.message == "PartialObjectMetadata":
-            return f"{_PROTOBUF};stream=watch;{_METADATA.format('')}"
-        return f"{_PROTOBUF};stream=watch"
+        return self.wire.accept(self.message, watch=True)
+
+    def page(self, body: bytes) -> Page:
+        """Raises WireError."""
+        return self.wire.page(self.message, body)
 
 
 def metadata_of(group: str, version: str, plural: str, kind: str) -> Resource:
@@ -61,3 +61,8 @@ RESOURCES: Mapping[Kind, Resource] = {
     Kind.REPLICA_SET: metadata_of("apps", "v1", "replicasets", "ReplicaSet"),
     Kind.JOB: metadata_of("batch", "v1", "jobs", "Job"),
 }
+"""What every cluster has."""
+
+RETINA_ENDPOINTS = Resource(
+    "/apis/retina.sh/v1alpha1/retinaendpoints", "", read_retina_endpoint, Json()
+)

@@ -216,6 +216,20 @@ class Frames:
         return frames
 
 
+class Lines:
+    """Cuts a watch's bytes into events: each is a line of JSON."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Each event that is whole by now. Raises ConnectionError at one that is too long."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > _LARGEST_FRAME:
+            raise ConnectionError("an event is too long")
+        return [line for line in lines if line.strip()]
+
+
 def _length(text: str | None) -> int | None:
     if text is None:
         return None

@@ -22,7 +22,7 @@ from retina_otel.kubernetes.decode import Decoder, Wanted
 from retina_otel.kubernetes.known import Known, Untold
 from retina_otel.kubernetes.objects import Kind, Object
 from retina_otel.kubernetes.resources import RESOURCES, Resource
-from retina_otel.kubernetes.stream import Frames, Stream
+from retina_otel.kubernetes.stream import Stream
 
 __all__ = ["Change", "Kind", "Timing", "Wanted", "WatchState", "Watcher"]
 
@@ -95,7 +95,7 @@ class Watcher:
         timing: Timing | None = None,
         remember: bool = True,
     ) -> None:
-        """`resource`: for `Kind.OWNER`, which has none of its own. `selector`: a field selector,
+        """`resource`: for kinds that not every cluster has. `selector`: a field selector,
         `spec.nodeName=a`. `remember` of False is for a listener that compares by itself: it is also
         told what has not changed, and whole lists in parts, so that no list is ever in memory.
         Callbacks come from the watcher's thread."""
@@ -205,7 +205,7 @@ class Watcher:
             body = self._access.get(
                 self._resource.path, {"limit": "1"}, accept=self._resource.list_accept
             )
-            newest = _listed(self._resource, body).metadata.resource_version
+            newest = self._resource.page(body).resource_version
             other = uid is not None and self._cluster_uid not in (None, uid)
             if other or not _at_least(newest, self._version):
                 self._version = ""
@@ -241,7 +241,7 @@ class Watcher:
         )
         if listing is None:
             self._synced()
-        frames = Frames()
+        frames = self._resource.wire.splits()
         while not self._stop.is_set():
             try:
                 if listing is None:
@@ -263,17 +263,15 @@ class Watcher:
 
     def _take(self, frame: bytes, listing: list[Object] | None) -> list[Object] | None:
         """Takes one event; the list as far as it has come, None when it is told."""
-        event = protobuf.parse("WatchEvent", frame)
-        _, raw = protobuf.unwrap(event.object.raw)
-        if event.type == "ERROR":
-            status = protobuf.parse("Status", raw)
+        type_, message = self._resource.wire.event(self._resource.message, frame)
+        if type_ == "ERROR":
             raise AccessError(
-                f"The watch of {self._resource.plural} failed: {status.message[:500]}",
-                status=status.code,
-                retry_after_s=float(min(60, status.details.retry_after_seconds)),
+                f"The watch of {self._resource.plural} failed: {message.message[:500]}",
+                status=message.code,
+                retry_after_s=float(min(60, message.details.retry_after_seconds)),
             )
-        if event.type == "BOOKMARK":
-            meta = protobuf.parse("PartialObjectMetadata", raw).metadata
+        if type_ == "BOOKMARK":
+            meta = message.metadata
             if listing is None:
                 self._version = meta.resource_version
             elif meta.annotations.get(_INITIAL_END) == "true":
@@ -282,13 +280,12 @@ class Watcher:
                 self._synced()
                 return None
             return listing
-        message = protobuf.parse(self._resource.message, raw)
         object_ = self._decode(message)
         if listing is not None:
             # Nothing is deleted or changed within a list.
             self._add(listing, object_)
             return listing
-        if event.type == "DELETED":
+        if type_ == "DELETED":
             self._known.delete(object_)
         else:
             self._known.upsert(object_)
@@ -307,16 +304,16 @@ class Watcher:
                 body = session.request(
                     "GET", self._resource.path, query, accept=self._resource.list_accept
                 )
-                page = _listed(self._resource, body)
+                page = self._resource.page(body)
                 for message in page.items:
                     self._add(found, self._decode(message))
                 self._tell()
-                if not page.metadata.continue_token:
+                if not page.continue_token:
                     break
-                query["continue"] = page.metadata.continue_token
+                query["continue"] = page.continue_token
             else:
                 return
-        self._version = page.metadata.resource_version
+        self._version = page.resource_version
         self._tell_all(found)
 
     def _decode(self, message: Any) -> Object:
@@ -360,11 +357,6 @@ class Watcher:
             f"The watch of {self._resource.plural} at {self._access.server} broke: {why}",
             "It is opened again; if this stays, check that the API server runs",
         )
-
-
-def _listed(resource: Resource, body: bytes) -> Any:
-    _, raw = protobuf.unwrap(body)
-    return protobuf.parse(f"{resource.message}List", raw)
 
 
 def _at_least(version: str, other: str) -> bool:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.kubernetes.inventory import Inventory, LocalEnd, LocalPod
+from retina_otel.kubernetes.inventory import Inventory
+from retina_otel.kubernetes.inventory_local import LocalEnd, LocalPod
 from retina_otel.kubernetes.inventory_owners import Missing
 from retina_otel.kubernetes.objects import Kind, Object, Workload
 from retina_otel.pipeline.endpoints import EndpointKind

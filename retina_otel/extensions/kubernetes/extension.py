@@ -20,7 +20,7 @@ from retina_otel.extensions.kubernetes.introduction import Introduction
 from retina_otel.extensions.kubernetes.local_ends import LocalEnds, is_wire
 from retina_otel.extensions.kubernetes.plan import Watched, plan
 from retina_otel.extensions.kubernetes.reasons import Reasons
-from retina_otel.extensions.kubernetes.settings import KubernetesSettings
+from retina_otel.extensions.kubernetes.settings import KubernetesSettings, PodsFrom
 from retina_otel.extensions.kubernetes.sources import Listener, Source, Watches, of_service
 from retina_otel.extensions.node_identity import routable
 from retina_otel.kubernetes.access import Access
@@ -78,6 +78,7 @@ class Kubernetes:
                 "Set K8S_NODE_NAME from spec.nodeName by the downward API, or `node_name`",
                 path=f"extensions.{self._context.id}.node_name",
             )
+        retina_endpoints = settings.pods_from is PodsFrom.RETINA_ENDPOINTS
         access = None
         if settings.service is None or settings.service.fall_back:
             access = Access.from_settings(settings.kubeconfig, settings.kubeconfig_context)
@@ -86,6 +87,7 @@ class Kubernetes:
             cidrs=settings.cidrs,
             api_server=_addresses_of(access.server) if access else (),
             observe_annotated=settings.observe_annotated,
+            retina_endpoints=retina_endpoints,
         )
         self._context.identity.settle_after_ns = (
             int(settings.settle * 1e9) if view is View.REMOTE else 0
@@ -100,6 +102,7 @@ class Kubernetes:
                 labels=settings.labels,
                 annotations=settings.annotations,
                 observe_annotated=settings.observe_annotated,
+                retina_endpoints=retina_endpoints,
             )
         )
         self._missing = {one.kind: one.without for one in self._watched}

@@ -9,6 +9,7 @@ from retina_otel.kubernetes.cloud import NODE_LABELS
 from retina_otel.kubernetes.decode import Wanted
 from retina_otel.kubernetes.objects import Kind
 from retina_otel.kubernetes.observed import ANNOTATION
+from retina_otel.kubernetes.resources import RETINA_ENDPOINTS, Resource
 from retina_otel.pipeline.selection import View
 
 
@@ -22,6 +23,8 @@ class Watched:
     selector: str = ""
     """A field selector."""
     wanted: Wanted = field(default_factory=Wanted)
+    resource: Resource | None = None
+    """Where it is, if not every cluster has it."""
 
 
 _OWNERS = (Kind.REPLICA_SET, Kind.JOB, Kind.OWNER)
@@ -40,12 +43,17 @@ def plan(
     labels: tuple[str, ...] = (),
     annotations: tuple[str, ...] = (),
     observe_annotated: bool = False,
+    retina_endpoints: bool = False,
 ) -> Iterator[Watched]:
-    """Each kind once. `node` may be empty only for View.REMOTE."""
+    """Each kind once. `node` may be empty only for View.REMOTE. `retina_endpoints`: they stand for
+    the pods of other nodes."""
     mark = (ANNOTATION,) if observe_annotated else ()
     nodes = Wanted(label_keys=NODE_LABELS)
     if view is View.REMOTE:
-        yield Watched(Kind.NODE, "other nodes and the zones of pods", wanted=nodes)
+        without = "other nodes and the zones of pods"
+        if retina_endpoints:
+            without = "other nodes, their pods and zones"
+        yield Watched(Kind.NODE, without, wanted=nodes)
     elif node:
         yield Watched(Kind.NODE, "this node's zone", f"metadata.name={node}", nodes)
     if view is View.NODE:
@@ -58,13 +66,20 @@ def plan(
         )
     yield Watched(
         Kind.POD,
-        "pods",
-        "" if view is View.REMOTE else f"spec.nodeName={node}",
+        "pods of this node" if retina_endpoints else "pods",
+        "" if view is View.REMOTE and not retina_endpoints else f"spec.nodeName={node}",
         Wanted(frozenset(labels), frozenset((*annotations, *mark)), containers_of_node=node),
     )
     yield Watched(Kind.METRICS_CONFIGURATION, "MetricsConfigurations")
     if view is View.LOCAL:
         return
+    if retina_endpoints:
+        yield Watched(
+            Kind.RETINA_ENDPOINT,
+            "pods of other nodes",
+            wanted=Wanted(frozenset(labels), frozenset(annotations)),
+            resource=RETINA_ENDPOINTS,
+        )
     yield Watched(Kind.REPLICA_SET, "the Deployments of pods")
     yield Watched(Kind.JOB, "the CronJobs of pods")
     yield Watched(Kind.SERVICE, "services")

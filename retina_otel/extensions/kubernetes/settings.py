@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -41,7 +42,15 @@ class ServiceSettings(Settings):
     kubeconfig and no right is needed, and while the service is away what was known stays."""
     fall_back_after: PositiveDuration = Field(default="30s", validate_default=True)
     """The API server is watched while the service is away for longer than this, or up to twice as
-    long: agents do not move together."""
+    long: agents do not move together. They go back when it has been there for as long again twice,
+    or up to four times."""
+
+
+class PodsFrom(Enum):
+    """What tells of the pods of other nodes."""
+
+    PODS = "pods"
+    RETINA_ENDPOINTS = "retina_endpoints"
 
 
 class KubernetesSettings(Settings):
@@ -51,6 +60,11 @@ class KubernetesSettings(Settings):
     """How much is told of ends. `remote`: both, for which all pods of the cluster are watched.
     `local`: the pod of this node alone; only its own pods are watched. `node`: no pods at all.
     They are what Retina calls advanced with remote context, with local context, and basic."""
+    pods_from: PodsFrom = PodsFrom.PODS
+    """In `remote`, what tells of the pods of other nodes: `pods`, or the smaller `retina_endpoints`
+    that Retina's operator keeps where it runs. These know neither the pod's UID nor its times, so
+    less is certain of an address that changes hands, and are as right as the operator keeps them.
+    Pods of this node are read as pods either way."""
     kubeconfig: Path | None = None
     """Instead of the ServiceAccount of the agent's pod."""
     kubeconfig_context: str | None = None
@@ -71,6 +85,15 @@ class KubernetesSettings(Settings):
     it (Retina's enableAnnotations), and those that a MetricsConfiguration names."""
     service: ServiceSettings | None = None
     """Ask the identity service, and the API server only while that is away."""
+
+    @model_validator(mode="after")
+    def _pods_of_other_nodes(self) -> KubernetesSettings:
+        if self.pods_from is PodsFrom.RETINA_ENDPOINTS:
+            if self.context is not View.REMOTE:
+                raise ValueError("leave pods_from out: only `context: remote` asks for other nodes")
+            if self.service is not None:
+                raise ValueError("leave pods_from out: the identity service tells of all pods")
+        return self
 
     @model_validator(mode="after")
     def _keys(self) -> KubernetesSettings:

@@ -87,6 +87,7 @@ class Watches:
             one.kind,
             on_change=self._changed,
             on_state=on_state,
+            resource=one.resource,
             selector=one.selector,
             wanted=one.wanted,
             remember=False,  # the inventory does
