@@ -16,7 +16,9 @@ def end(record: Record, side: str) -> str:
     def get(name: str) -> str:
         return str(attributes.get(f"{side}.{name}", ""))
 
-    port = get("port")
+    # Type, code and identifier of ICMP stand where others have ports.
+    icmp = str(attributes.get("network.transport", "")).startswith("icmp")
+    port = "" if icmp else get("port")
     namespace, pod, service = (
         get("k8s.namespace.name"),
         get("k8s.pod.name"),
