@@ -78,6 +78,26 @@ class _Failure:
     reason: str
 
 
+class Names:
+    """Of the interfaces that are attached, and of the last `kept` that were: rows, and flows that
+    end later, may come after their interface has gone."""
+
+    def __init__(self, kept: int = 4096) -> None:
+        self.by_ifindex: dict[int, str] = {}
+        self._kept = kept
+        self._gone: dict[int, None] = {}
+
+    def attached(self, ifindex: int, name: str) -> None:
+        self.by_ifindex[ifindex] = name
+        self._gone.pop(ifindex, None)
+
+    def detached(self, ifindex: int) -> None:
+        self._gone[ifindex] = None
+        if len(self._gone) > self._kept:
+            oldest = next(iter(self._gone))
+            del self._gone[oldest], self.by_ifindex[oldest]
+
+
 class Attachments:
     """One attachment for each interface that has a role. Used by the tick thread only."""
 
@@ -103,12 +123,16 @@ class Attachments:
         self._gone: set[int] = set()
         self._left_out: dict[int, Interface] = {}
         self.by_ifindex: dict[int, Attachment] = {}
-        self.names: dict[int, str] = {}
-        """Of all interfaces ever attached: rows may come after their interface has gone."""
+        self._names = Names()
         self.uplinks: set[int] = set()
-        """Likewise: an ifindex keeps its role until the receiver stops."""
+        """Of all that were ever attached: an ifindex keeps its role until the receiver stops."""
         self.before_attach_packets = 0
         """Packets that interfaces which came while we ran had carried before they were attached."""
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """By ifindex, of interfaces that are attached or were lately."""
+        return self._names.by_ifindex
 
     def on_change(self, change: Change) -> None:
         """A subscriber of the interface registry."""
@@ -130,7 +154,7 @@ class Attachments:
         known = self.by_ifindex.get(interface.ifindex)
         if known is not None and known.role is role:
             known.interface = interface
-            self.names[interface.ifindex] = interface.name
+            self._names.attached(interface.ifindex, interface.name)
             return
         if known is not None:
             self._detach(interface.ifindex)
@@ -223,7 +247,7 @@ class Attachments:
             return
         new = came_later and self._following
         self.by_ifindex[interface.ifindex] = Attachment(interface, role, links, new)
-        self.names[interface.ifindex] = interface.name
+        self._names.attached(interface.ifindex, interface.name)
         if role is Role.UPLINK:
             self.uplinks.add(interface.ifindex)
         else:
@@ -248,6 +272,7 @@ class Attachments:
         if attachment is None:
             return
         self._gone.add(ifindex)
+        self._names.detached(ifindex)
         for link in attachment.links:
             link.close()
 
