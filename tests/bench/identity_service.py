@@ -9,6 +9,7 @@ is left to the API server.
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import re
 import subprocess
@@ -21,8 +22,10 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
+import yaml
 
 from retina_otel.identity_service.codec import decode_block
 from retina_otel.identity_service.protocol import CHANGES, WATCH, Frame, Keys, Subscription
@@ -30,6 +33,7 @@ from retina_otel.kubernetes.access import PROTOBUF, Access
 from retina_otel.kubernetes.objects import Kind
 from retina_otel.kubernetes.stream import Stream
 from retina_otel.testing.cluster import ControlPlane
+from retina_otel.testing.cluster.ground import free_ports
 from tests.bench.kubernetes import shapes
 from tests.bench.kubernetes.store import stored
 from tests.bench.report import Figure, Report
@@ -85,6 +89,8 @@ def measure(report: Report) -> None:
             add("service: sync, CPU", service.cpu(), "s of CPU")
             add("service: memory", service.memory_mib(), "MiB")
             sync(report, service)
+            for how, settings in (("by the service", service.settings()), ("by itself", {})):
+                agent(report, plane, how, settings)
             churn = stack.enter_context(Churn(access))
             for count in (1, 10, 100):
                 before = service.cpu()
@@ -130,6 +136,70 @@ def sync(report: Report, service: Service) -> None:
     report.add(Figure(GROUP, f"snapshot: {PODS:,} pods", sum(map(len, pods)) / 1e6, "MB"))
     report.add(Figure(GROUP, "snapshot: everything", size / 1e6, "MB"))
     report.add(Figure(GROUP, "snapshot: first agent has it after", arrived_s, "s"))
+
+
+def agent(report: Report, plane: ControlPlane, how: str, settings: dict[str, Any]) -> None:
+    """What the whole agent takes to know all pods."""
+    health = free_ports(1)[0]
+    kubernetes = {
+        "kubeconfig": str(plane.kubeconfig),
+        "node_name": shapes.node_name(1),
+        **settings,
+    }
+    config = {
+        "extensions": {
+            "kubernetes": kubernetes,
+            "health_check": {"endpoint": f"127.0.0.1:{health}"},
+        },
+        "receivers": {"interfaces": {}},
+        "processors": {"identity": {}},
+        "exporters": {"debug": {}},
+        "service": {
+            "extensions": ["kubernetes", "health_check"],
+            "pipelines": {
+                "metrics": {
+                    "receivers": ["interfaces"],
+                    "processors": ["identity"],
+                    "exporters": ["debug"],
+                }
+            },
+        },
+    }
+
+    def well() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{health}/", timeout=10) as answer:
+                told = json.load(answer)["components"]["extensions"]["kubernetes"]
+        except urllib.error.URLError:
+            return False
+        return bool(told == {"state": "running", "failures": 0})
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "agent.yaml"
+        path.write_text(yaml.safe_dump(config))
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "retina_otel", "agent", "--config", str(path)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not well():
+                time.sleep(0.05)
+            ready_s = time.monotonic() - started
+            time.sleep(SECONDS)
+            about = Path(f"/proc/{process.pid}/status").read_text()
+            clock = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        finally:
+            process.terminate()
+            process.wait(30)
+    sizes = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", about, re.MULTILINE))
+    cpu_s = (int(clock[11]) + int(clock[12])) / os.sysconf("SC_CLK_TCK")
+    group = f"agent, {how}"
+    report.add(Figure(GROUP, f"{group}: start until all is known", ready_s, "s"))
+    report.add(Figure(GROUP, f"{group}: CPU of that and {SECONDS:g} s more", cpu_s, "s of CPU"))
+    report.add(Figure(GROUP, f"{group}: memory", int(sizes["VmRSS"]) / 1024, "MiB"))
+    report.add(Figure(GROUP, f"{group}: memory, peak", int(sizes["VmHWM"]) / 1024, "MiB"))
 
 
 class Churn:
@@ -251,6 +321,11 @@ class Service:
         self._process.terminate()
         self._process.wait(30)
         self._folder.cleanup()
+
+    def settings(self) -> dict[str, Any]:
+        """Of an agent that is told by it."""
+        told_by = {"endpoint": self.endpoint, "insecure": True, "token_file": str(self.token_file)}
+        return {"service": told_by | {"fall_back": False}}
 
     def figure(self, name: str) -> float:
         text = self._get("/metrics")

@@ -277,3 +277,22 @@ def test_an_agent_that_never_falls_back_needs_no_kubeconfig_and_no_right(
         assert agent.learned["k8s.cluster.uid"] == core.read_namespace("kube-system").metadata.uid
         assert agent.learned["k8s.node.uid"] == core.read_node("node-a").metadata.uid
     control_plane.delete(json.dumps(node))
+
+
+def test_owners_of_custom_kinds_are_kept_for_as_long_as_anything_names_them(
+    control_plane: ControlPlane, objects: Made, tmp_path: Path
+) -> None:
+    with service(control_plane, f"unix:{tmp_path}/identity") as told_of:
+
+        def owners() -> int:
+            return told_of.store.counts().get("owners", 0)
+
+        wait_until(lambda: owners() == 1, "the Rollout of the first pods", 30)
+        rollout = objects.make("argoproj.io/v1alpha1", "Rollout", "other")
+        objects.pod("other-1-a", "10.0.0.9", objects.replica_set("other-1", rollout))
+        wait_until(lambda: owners() == 2, "another Rollout")
+        for what in ("pod/other-1-a", "replicaset/other-1"):
+            assert owners() == 2
+            how = ["--force", "--cascade=background", "--wait=false"]
+            control_plane.kubectl("delete", what, "-n", "who", *how)
+        wait_until(lambda: owners() == 1, "an end of the other Rollout")

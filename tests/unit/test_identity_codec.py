@@ -66,6 +66,15 @@ def test_objects_come_out_as_they_went_in(objects: list[Object]) -> None:
     assert versions(decoded) == versions(objects)
 
 
+def test_pods_of_one_owner_share_it_also_over_blocks() -> None:
+    owner = OwnerRef("apps/v1", "ReplicaSet", "web-1", "uid-of-web-1")
+    pods = [Pod(Meta(str(n), str(n), "1", owner=replace(owner))) for n in range(4)]
+    blocks = encode_block(pods[:1]), encode_block(pods[1:])
+    decoded = [one for block in blocks for one in decode_block(block, (), ())]
+    assert decoded == pods
+    assert len({id(one.meta.owner) for one in decoded}) == 1
+
+
 def test_columns_that_are_left_out_or_not_known_do_no_harm() -> None:
     pods = [Pod(Meta("a", "1", "1"), containers=("x",)), Pod(Meta("b", "2", "2"), "n")]
     expected = [replace(one, containers=()) for one in pods]
