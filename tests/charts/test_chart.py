@@ -71,6 +71,7 @@ def test_the_examples_are_what_the_chart_renders(tmp_path: Path) -> None:
         ("exporters.prometheus.tls.secret=x", "additional properties 'secret' not allowed"),
         ("receivers.flows.events=always", "at '/receivers/flows/events': value must be one of"),
         ("identityService.replicas=two", "at '/identityService/replicas': got string"),
+        ("podsFrom=retinaEndpoints", "at '/context': value must be 'remote'"),
     ],
 )
 def test_wrong_values_are_refused_by_their_path(setting: str, complaint: str) -> None:
@@ -135,6 +136,19 @@ def test_rights_grow_with_the_context() -> None:
     assert found == [node, local, remote]
     with_service = ("context=remote", "identityService.enabled=true")
     assert rights(render(*with_service)) == remote
+
+
+def test_retina_endpoints_bring_one_more_right() -> None:
+    remote = render("context=remote")
+    mirrored = render("context=remote", "podsFrom=retinaEndpoints")
+    assert rights(mirrored) - rights(remote) == {
+        "get retinaendpoints",
+        "list retinaendpoints",
+        "watch retinaendpoints",
+    }
+    assert rights(remote) <= rights(mirrored)
+    text = one(mirrored, "ConfigMap", "r-agent")["data"]["agent.yaml"]
+    assert yaml.safe_load(text)["extensions"]["kubernetes"]["pods_from"] == "retina_endpoints"
 
 
 @pytest.mark.parametrize("context", ["node", "local", "remote"])

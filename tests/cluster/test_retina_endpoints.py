@@ -144,7 +144,7 @@ def test_pods_elsewhere_are_told_by_their_endpoints_and_own_ones_by_themselves(
         }
         assert there.addresses == ("10.0.1.7",)
         assert "k8s.pod.uid" in agent.endpoints()["web-a"].attributes
-        assert agent.reason() == ""
+        wait_until(lambda: agent.reason() == "", "all lists")
 
         objects.endpoint("later", "10.0.1.8", "node-b")
         wait_until(lambda: agent.owner("later") == ("pod", "later"), "one that comes")

@@ -89,6 +89,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- $logsOut = append $logsOut "observe" -}}
 {{- end -}}
 {{- $kubernetes := dict "context" .Values.context "observe_annotated" .Values.annotations -}}
+{{- if eq .Values.podsFrom "retinaEndpoints" }}{{ $_ := set $kubernetes "pods_from" "retina_endpoints" }}{{ end -}}
 {{- if .Values.podLabels }}{{ $_ := set $kubernetes "labels" .Values.podLabels }}{{ end -}}
 {{- if .Values.podAnnotations }}{{ $_ := set $kubernetes "annotations" .Values.podAnnotations }}{{ end -}}
 {{- if .Values.identityService.enabled -}}
