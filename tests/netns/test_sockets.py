@@ -258,6 +258,25 @@ def test_closed_sockets_for_which_there_is_no_room_are_counted(world):
     assert lost == len(ends) - ROOM
 
 
+DESCRIPTORS = """
+import os, sys, time
+held = [os.dup(0) for _ in range(4_096)]
+with os.scandir("/proc/self/fd") as entries:
+    each = sum(1 for _ in entries) - 1
+children = int(sys.argv[1])
+if all(os.fork() for _ in range(children)):
+    print(each, flush=True)
+time.sleep(3600)
+"""
+
+
+def test_a_look_at_descriptors_is_bounded_and_what_is_left_out_is_counted(world):
+    argv = [sys.executable, "-c", DESCRIPTORS, "64"]
+    _, each = cgroups.start(world.lab.node, None, argv)
+    assert world.owners((UDP, NODE4, 53)) == [""]
+    assert world.sockets.ledger.report().beside["without_room"] == 65 * int(each) - 262_144
+
+
 def test_a_port_that_two_owners_had_one_after_the_other_is_nobodys(world):
     (_, in_a), (_, in_b) = world.pod(), world.pod()
     assert world.owners((UDP, NODE4, 20000)) == [""]
