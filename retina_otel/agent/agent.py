@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import select
 import threading
 from collections.abc import Mapping
 
@@ -20,6 +18,7 @@ from retina_otel.agent.logs import ROOT
 from retina_otel.agent.receiving import describe
 from retina_otel.agent.resource import Resource, detect, disabled
 from retina_otel.agent.status import StatusBoard
+from retina_otel.agent.waking import Waking
 from retina_otel.component import AgentStatus, ComponentKind, Context
 from retina_otel.config.load import Configuration
 from retina_otel.errors import ConfigError, RetinaError
@@ -37,6 +36,8 @@ SHORTEST_DEADLINE_S = 1.0
 """What receivers have for a collection, or the interval if that is longer."""
 FIRST_TICKS_S = (0.25, 1.0)
 """After the start, so that the first export does not wait for a whole interval."""
+
+_MONITOR = "interfaces of the node"
 
 logger = logging.getLogger(f"{ROOT}.agent")
 
@@ -76,7 +77,7 @@ class Agent:
         self._started_ns = self._clock.monotonic_ns()
         self._last_tick_ns = self._started_ns
         self._last_end_ns = 0
-        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._waking = Waking()
         self._stop = threading.Event()
         self._stop_deadline_ns = 0
         self._up = threading.Event()
@@ -103,7 +104,7 @@ class Agent:
         if not self._stop.is_set():
             self._stop_deadline_ns = self._clock.monotonic_ns() + int(GRACE_S * 1e9)
             self._stop.set()
-            self._wake()
+            self._waking.wake()
 
     def join(self, timeout_s: float | None = None) -> bool:
         """True when the agent has ended. Raises what ended it, if it was not asked to."""
@@ -130,7 +131,7 @@ class Agent:
         """Changes into another configuration at the next tick."""
         with self._reload_lock:
             self._next = configuration
-        self._wake()
+        self._waking.wake()
 
     def learn(self, attributes: Mapping[str, str | int | bool]) -> None:
         """Adds to the resource what an extension has found out, at the next tick."""
@@ -139,7 +140,7 @@ class Agent:
             if learned == self._learned:
                 return
             self._learned, self._learned_more = learned, True
-        self._wake()
+        self._waking.wake()
 
     def refuse_reload(self, error: Exception) -> None:
         """The configuration could not be read: the old one goes on, and this is told."""
@@ -161,9 +162,6 @@ class Agent:
             collecting=self._graph.collecting if self._graph is not None else "",
             starting=not self._up.is_set(),
         )
-
-    def _wake(self) -> None:
-        os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
         try:
@@ -262,23 +260,18 @@ class Agent:
         )
 
     def _loop(self) -> None:
-        """Sleeps in epoll until a tick is due, a receiver's descriptor is ready, or it is woken."""
-        with select.epoll() as poll:
-            registered: dict[int, str] = {}
-            # Edge-triggered: a descriptor that is not read empty waits for the tick, it can't spin.
-            poll.register(self._wake_fd, select.EPOLLIN | select.EPOLLET)
-            if self._monitor is not None:
-                poll.register(self._monitor.fd, select.EPOLLIN | select.EPOLLET)
+        """Sleeps until a tick is due, a receiver's descriptor is ready, or it is woken."""
+        with self._waking as waking:
             begun_ns = self._clock.monotonic_ns()
             interval_s = self._configuration.service.interval
             early_ns = [begun_ns + int(s * 1e9) for s in FIRST_TICKS_S if s < interval_s]
             due_ns = begun_ns + int(interval_s * 1e9)
             while not self._stop.is_set():
-                self._register(poll, registered)
+                waking.watch(self._descriptors())
                 next_ns = min([due_ns, *early_ns])
                 wait_s = max(0.0, (next_ns - self._clock.monotonic_ns()) / 1e9)
-                for fd, _ in poll.poll(wait_s):
-                    self._ready(fd, registered)
+                for owner, fd in waking.wait(wait_s):
+                    self._ready(owner, fd)
                 if self._next is not None or self._learned_more:
                     self._reload()
                 now_ns = self._clock.monotonic_ns()
@@ -290,38 +283,19 @@ class Agent:
                 # Ticks that were missed are not made up for: deltas cover the longer window.
                 due_ns += step_ns * max(0, -(-(now_ns + 1 - due_ns) // step_ns))
 
-    def _register(self, poll: select.epoll, registered: dict[int, str]) -> None:
-        if self._graph is None:
-            return
-        wanted = {
-            fd: receiver.id for receiver in self._graph.receivers.values() for fd in receiver.fds()
-        }
-        for fd in registered.keys() - wanted.keys():
-            del registered[fd]
-            try:
-                poll.unregister(fd)
-            except OSError:
-                continue  # closed by its owner, which unregisters it
-        for fd, receiver_id in wanted.items():
-            if registered.get(fd) == receiver_id:
-                continue
-            try:
-                poll.register(fd, select.EPOLLIN | select.EPOLLET)
-            except FileExistsError:
-                poll.modify(fd, select.EPOLLIN | select.EPOLLET)
-            except OSError as error:
-                logger.warning("%s: descriptor %d can't be watched: %s", receiver_id, fd, error)
-            registered[fd] = receiver_id
+    def _descriptors(self) -> dict[int, str]:
+        """Those that wake the tick thread, and whose they are."""
+        found = {} if self._monitor is None else {self._monitor.fd: _MONITOR}
+        if self._graph is not None:
+            for receiver in self._graph.receivers.values():
+                found |= dict.fromkeys(receiver.fds(), receiver.id)
+        return found
 
-    def _ready(self, fd: int, registered: Mapping[int, str]) -> None:
-        if fd == self._wake_fd:
-            os.eventfd_read(fd)
-        elif self._monitor is not None and fd == self._monitor.fd:
+    def _ready(self, owner: str, fd: int) -> None:
+        if owner == _MONITOR:
             self._poll_interfaces()
-        elif self._graph is not None and fd in registered:
-            receiver = self._graph.receivers.get(registered[fd])
-            if receiver is not None:
-                receiver.ready(fd)
+        elif self._graph is not None and (receiver := self._graph.receivers.get(owner)):
+            receiver.ready(fd)
 
     def _poll_interfaces(self) -> Mapping[int, Interface]:
         if self._monitor is None:

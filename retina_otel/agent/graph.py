@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from retina_otel.agent.exporting import RunningExporter
 from retina_otel.agent.logs import logger_for
 from retina_otel.agent.overlays import Overlays
+from retina_otel.agent.processing import UNIT as PROCESSED
+from retina_otel.agent.processing import Processors
 from retina_otel.agent.readers import Readers
 from retina_otel.agent.receiving import RunningReceiver, describe
 from retina_otel.agent.routes import OWN, Route, RouteKey, cardinality, hand_over, plan, push
@@ -25,20 +27,19 @@ from retina_otel.component import (
     ComponentKind,
     Context,
     Extension,
-    Processor,
     State,
     Ticking,
 )
 from retina_otel.config.load import Configuration, Instance
 from retina_otel.errors import RetinaError
-from retina_otel.model.batches import EventBatch, MetricBatch, Window
+from retina_otel.model.batches import Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.node.facts import NodeFacts
 from retina_otel.pipeline.endpoints import EndpointTable
 
 _UNITS = {
     ComponentKind.RECEIVER: "packets",
-    ComponentKind.PROCESSOR: "rows",
+    ComponentKind.PROCESSOR: PROCESSED,
     ComponentKind.EXPORTER: "points",
     ComponentKind.EXTENSION: "things",
 }
@@ -47,21 +48,6 @@ REPLACED_EXPORTER_NS = 2_000_000_000
 """How long an exporter that is replaced may take to send what is left."""
 
 Resource = Mapping[str, str | int | bool]
-Batch = TypeVar("Batch", MetricBatch, EventBatch)
-
-
-class _Named:
-    """The processor that has an id when a batch comes; it may be replaced between two batches."""
-
-    def __init__(self, graph: Graph, id_: str) -> None:
-        self._graph = graph
-        self._id = id_
-
-    def process_metrics(self, batch: MetricBatch) -> MetricBatch | None:
-        return self._graph.process_metrics(self._id, batch)
-
-    def process_events(self, batch: EventBatch) -> EventBatch | None:
-        return self._graph.process_events(self._id, batch)
 
 
 class Graph:
@@ -92,7 +78,7 @@ class Graph:
         self._resource: Resource = {}
         self._base: Resource = {}
         self._instances: dict[Key, Instance] = {}
-        self._processors: dict[str, Processor] = {}
+        self._processors = Processors(board)
         self._exporters: dict[str, RunningExporter] = {}
         self._extensions: dict[str, Extension] = {}
         self._routes: dict[RouteKey, Route] = {}
@@ -133,7 +119,7 @@ class Graph:
             configuration,
             self.endpoints,
             self._routes,
-            lambda id_: _Named(self, id_),
+            self._processors.named,
             own_telemetry=metrics.enabled,
         )
         fed = {
@@ -214,28 +200,9 @@ class Graph:
         exporters, self._exporters = self._exporters, {}
         return [exporter.begin_stop(deadline_ns) for exporter in exporters.values()]
 
-    def process_metrics(self, id_: str, batch: MetricBatch) -> MetricBatch | None:
-        return self._process(id_, batch, self._processors[id_].process_metrics)
-
-    def process_events(self, id_: str, batch: EventBatch) -> EventBatch | None:
-        return self._process(id_, batch, self._processors[id_].process_events)
-
     def _running(self) -> list[Route]:
         """Any thread."""
         return list(self._routes.values())
-
-    def _process(
-        self, id_: str, batch: Batch, process: Callable[[Batch], Batch | None]
-    ) -> Batch | None:
-        """What a processor makes of a batch; a batch at which it raises is lost, and counted so."""
-        try:
-            return process(batch)
-        except Exception as error:
-            key = (ComponentKind.PROCESSOR, id_)
-            self._board.set(key, State.DEGRADED, describe(error), failed=True)
-            ledger = self._board.ledger(_ledger_name(key), _UNITS[key[0]])
-            ledger.add(seen=len(batch), lost={"processor_failed": len(batch)})
-            return None
 
     def _tick_extension(self, id_: str, extension: Ticking, end_ns: int) -> None:
         try:
@@ -296,9 +263,7 @@ class Graph:
         for id_ in list(self.receivers):
             if (ComponentKind.RECEIVER, id_) not in kept:
                 self.receivers.pop(id_).stop()
-        for id_ in list(self._processors):
-            if (ComponentKind.PROCESSOR, id_) not in kept:
-                del self._processors[id_]
+        self._processors.keep({id_ for kind, id_ in kept if kind is ComponentKind.PROCESSOR})
         for thread in threads:
             thread.join(max(0.0, (deadline_ns - self._clock.monotonic_ns()) / 1e9))
         for id_ in list(self._extensions):
@@ -325,7 +290,7 @@ class Graph:
                 elif kind is ComponentKind.RECEIVER:
                     self._start_receiver(instance)
                 elif kind is ComponentKind.PROCESSOR:
-                    self._processors[id_] = created[key]
+                    self._processors.put(id_, created[key])
                     self._board.set(key, State.RUNNING)
                 else:
                     self._start_exporter(id_, created[key])
