@@ -6,7 +6,6 @@ in blocks, and nothing of it is kept but the answers. So modules loaded later ar
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,8 +16,8 @@ _BLOCK_BYTES = 1 << 20
 _DIGITS = 16
 _TYPE_AT = _DIGITS + 1
 _NAME_AT = _DIGITS + 3
-_PLACES = np.uint64(1) << (np.arange(_DIGITS - 1, -1, -1, dtype=np.uint64) * np.uint64(4))
-_TEXT = np.frombuffer(b"tTwW", np.uint8)
+_IS_FUNCTION = np.zeros(256, np.bool_)
+_IS_FUNCTION[np.frombuffer(b"tTwW", np.uint8)] = True
 _NEWLINE = ord("\n")
 
 HIDDEN = (
@@ -71,8 +70,9 @@ class KernelSymbols:
     def _blocks(self) -> Iterator[bytes]:
         """Whole lines, about a megabyte at a time."""
         rest = b""
-        with self._path.open("rb", buffering=0) as file:
-            while more := os.read(file.fileno(), _BLOCK_BYTES):
+        with self._path.open("rb") as file:
+            # The kernel gives a page a call: `read` goes on until the block is full.
+            while more := file.read(_BLOCK_BYTES):
                 lines, newline, rest = (rest + more).rpartition(b"\n")
                 if lines:
                     yield lines + newline
@@ -86,10 +86,23 @@ def _functions(block: bytes) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint
     ends = np.flatnonzero(text == _NEWLINE)
     starts = np.concatenate(([0], ends[:-1] + 1))
     starts = starts[ends - starts > _NAME_AT]
-    starts = starts[np.isin(text[starts + _TYPE_AT], _TEXT)]
-    digits = text[starts[:, None] + np.arange(_DIGITS)]
-    nibbles = np.where(digits >= ord("a"), digits - (ord("a") - 10), digits - ord("0"))
-    return starts, nibbles.astype(np.uint64) @ _PLACES
+    starts = starts[_IS_FUNCTION[text[starts + _TYPE_AT]]]
+    if not len(starts):
+        return starts, np.zeros(0, np.uint64)
+    digits = np.lib.stride_tricks.sliding_window_view(text, _DIGITS)[starts]
+    halves = _of_digits(digits.view(">u8").astype(np.uint64))
+    return starts, halves[:, 0] << np.uint64(32) | halves[:, 1]
+
+
+def _of_digits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The numbers that eight hexadecimal digits each, the first in the highest byte, stand for."""
+    # A letter has bit 6, and its low bits begin at 1.
+    words = (words & np.uint64(0x0F0F0F0F0F0F0F0F)) + np.uint64(9) * (
+        words >> np.uint64(6) & np.uint64(0x0101010101010101)
+    )
+    words = (words | words >> np.uint64(4)) & np.uint64(0x00FF00FF00FF00FF)
+    words = (words | words >> np.uint64(8)) & np.uint64(0x0000FFFF0000FFFF)
+    return (words | words >> np.uint64(16)) & np.uint64(0xFFFFFFFF)
 
 
 def _name(block: bytes, start: int) -> str:

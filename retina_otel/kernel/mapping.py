@@ -15,21 +15,28 @@ from retina_otel.kernel.btf import Btf
 Array = npt.NDArray[Any]
 
 
-def mmap_array(fd: int, dtype: npt.DTypeLike, n: int, writable: bool = False) -> Array:
-    """The live memory of a BPF_F_MMAPABLE array as n elements; what programs write shows at once.
+def mmap_array(
+    fd: int, dtype: npt.DTypeLike, n: int, writable: bool = False, *, first: int = 0
+) -> Array:
+    """The live memory of a BPF_F_MMAPABLE array as n elements from `first`; what programs write
+    shows at once.
 
     The mapping lives as long as the array or a view of it, also after the map's descriptor is
-    closed. Elements lie at multiples of 8 bytes: a smaller dtype is padded. Raises MapError.
+    closed. All of it counts as resident memory, touched or not. Elements lie at multiples of 8
+    bytes: a smaller dtype is padded. Raises MapError.
     """
     wanted: np.dtype[Any] = np.dtype(dtype)
     stride = (wanted.itemsize + 7) & ~7
-    length = -(-stride * n // mmap.PAGESIZE) * mmap.PAGESIZE
+    start = stride * first // mmap.PAGESIZE * mmap.PAGESIZE
+    skipped = stride * first - start
+    length = -(-(skipped + stride * n) // mmap.PAGESIZE) * mmap.PAGESIZE
     try:
         mapping = mmap.mmap(
             fd,
             length,
             flags=mmap.MAP_SHARED,
             prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0),
+            offset=start,
         )
     except OSError as error:
         raise MapError(
@@ -39,9 +46,9 @@ def mmap_array(fd: int, dtype: npt.DTypeLike, n: int, writable: bool = False) ->
             detail=f"{n} entries of {stride} bytes",
         ) from error
     if stride == wanted.itemsize:
-        return np.frombuffer(mapping, wanted, n)
+        return np.frombuffer(mapping, wanted, n, skipped)
     padded = np.dtype({"names": ["value"], "formats": [wanted], "offsets": [0], "itemsize": stride})
-    padded_array: Array = np.frombuffer(mapping, padded, n)["value"]
+    padded_array: Array = np.frombuffer(mapping, padded, n, skipped)["value"]
     return padded_array
 
 

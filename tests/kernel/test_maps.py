@@ -180,6 +180,21 @@ def test_elements_smaller_than_eight_bytes_are_found_at_their_places():
     syscall.close_quietly(fd)
 
 
+@pytest.mark.parametrize("size", [8, 24])
+def test_part_of_an_array_can_be_mapped(size):
+    fd = maps.create_map(maps.TYPE_ARRAY, 4, size, 2000, flags=maps.FLAG_MMAPABLE)
+    words = np.dtype((np.uint64, size // 8))
+    whole = mmap_array(fd, np.uint64, 2000 * size // 8, writable=True).reshape(2000, -1)
+    whole[:] = np.arange(2000 * size // 8).reshape(2000, -1)
+
+    for first, n in ((0, 2000), (512, 512), (171, 3), (1999, 1)):
+        assert np.array_equal(
+            mmap_array(fd, np.dtype([("w", words)]), n, first=first)["w"].reshape(n, -1),
+            whole[first : first + n],
+        )
+    syscall.close_quietly(fd)
+
+
 def test_a_map_that_cannot_be_mapped_says_what_is_missing(selftest):
     with pytest.raises(MapError, match="BPF_F_MMAPABLE"):
         mmap_array(selftest.maps["rt_hash"].fd, np.uint64, 1)

@@ -19,7 +19,7 @@ from retina_otel.kernel.maps import HashMap, Variables, mmap_array, possible_cpu
 from retina_otel.kernel.quiesce import wait_for_programs
 from retina_otel.kernel.ring import Ring
 from retina_otel.loaders import core
-from retina_otel.loaders.base import Loaded
+from retina_otel.loaders.base import Loaded, MapHandle
 from retina_otel.loaders.objects import path
 from retina_otel.receivers.flows.rows import (
     N_FLAGS,
@@ -114,8 +114,8 @@ class FlowTables:
             handle = maps[name]
             return HashMap(handle.fd, handle.key_dtype, handle.value_dtype, handle.max_entries)
 
-        self._caches = {f: mapped(f"flows{f}_cache", (cpus, _PARITIES, -1)) for f in (4, 6)}
-        self._details6 = mapped("flows6_details", (cpus, _PARITIES, -1))
+        self._caches = {f: maps[f"flows{f}_cache"] for f in (4, 6)}
+        self._details6 = maps["flows6_details"]
         self._hashes = [[table(f"flows{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
         self._flags = [[table(f"flags{f}_{p}") for f in (4, 6)] for p in ("even", "odd")]
         self._ledger = mapped(
@@ -235,14 +235,23 @@ class FlowTables:
     def _read_caches(self, parity: int, generation: int) -> tuple[list[FlowRows], int]:
         parts = []
         for cpu in range(self.cpus):
-            slots = self._caches[4][cpu, parity]
+            slots = self._half(self._caches[4], cpu, parity)
             taken = slots[slots["generation"] == generation]
             parts.append(slot_rows(4, taken, taken["details"]))
-            slots = self._caches[6][cpu, parity]
+            slots = self._half(self._caches[6], cpu, parity)
             chosen = slots["generation"] == generation
-            parts.append(slot_rows(6, slots[chosen], self._details6[cpu, parity][chosen]))
+            taken = slots[chosen]
+            details = self._half(self._details6, cpu, parity)[chosen]
+            parts.append(slot_rows(6, taken, details))
         packets = sum(int(part.packets.sum()) for part in parts)
         return parts, packets
+
+    def _half(self, slots: MapHandle, cpu: int, parity: int) -> npt.NDArray[Any]:
+        """The slots of one CPU and parity. They are most of the tables' memory and would be most of
+        the agent's, so they are mapped only while they are read."""
+        n = slots.max_entries // (self.cpus * _PARITIES)
+        first = (cpu * _PARITIES + parity) * n
+        return mmap_array(slots.fd, slots.value_dtype, n, first=first)
 
     def _read_hashes(self, parity: int) -> tuple[list[FlowRows], int]:
         parts, packets = [], 0
