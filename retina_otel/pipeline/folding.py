@@ -24,6 +24,9 @@ from retina_otel.model.signals import (
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.projection import Choice, EndProjection
 
+MOST_NAMESPACES = 1000
+"""Of which the bytes folded are told apart; what comes later counts as if it had none."""
+
 _INGRESS = "ingress"
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
@@ -66,7 +69,7 @@ class _Window:
 
 
 class Folding:
-    """Tick thread only."""
+    """Tick thread only; `series` is for all."""
 
     def __init__(self, endpoints: EndpointTable, sets: AttributeSets) -> None:
         self._sets = sets
@@ -77,6 +80,7 @@ class Folding:
         """Distinct series that there was no room for in the newest window."""
         self.io: dict[FoldedOf, int | float] = {}
         """Bytes folded since the start."""
+        self._told: set[str] = set()
 
     def namespaces(self, batch: MetricBatch, rows: _Rows) -> _Ids:
         """For some rows of a batch, the set with the namespace to which each counts."""
@@ -107,22 +111,31 @@ class Folding:
             sums = np.zeros(int(namespaces.max(initial=0)) + 1, values.dtype)
             np.add.at(sums, namespaces, values[folded.rows])
             for number in np.flatnonzero(sums).tolist():
-                key = (metric.name, self._name(number))
+                key = (metric.name, self._remembered(self._name(number)))
                 self.io[key] = self.io.get(key, 0) + sums[number].item()
 
     def end_window(self) -> None:
         """Counts what was folded in the window that ends, and begins the next."""
         windows, self._windows = self._windows, {}
-        self.series = {}
+        series: dict[FoldedOf, int] = {}
         for metric in {metric for metrics in windows for metric in metrics}:
             parts = [window for metrics, window in windows.items() if metric in metrics]
             for number, count in _distinct(parts):
-                self.series[metric.name, self._name(number)] = count
+                series[metric.name, self._name(number)] = count
+        # As a whole: others than the tick thread go through it.
+        self.series = series
 
     def _of(self, endpoints: _Ids | None, rows: _Rows) -> _Ids:
         if endpoints is None:
             return np.full(len(rows), EMPTY_SET, np.int32)
         return self._end.ids(endpoints[rows])
+
+    def _remembered(self, namespace: str) -> str:
+        if namespace not in self._told:
+            if len(self._told) >= MOST_NAMESPACES:
+                return ""
+            self._told.add(namespace)
+        return namespace
 
     def _name(self, number: int) -> str:
         return "".join(str(value) for _, value in self._sets.get(number))

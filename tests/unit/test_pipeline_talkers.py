@@ -24,6 +24,7 @@ from retina_otel.model.signals import (
 )
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.folding import MOST_NAMESPACES
 from retina_otel.pipeline.points import MetricsExport, Temporality
 from retina_otel.pipeline.snapshots import LIVE
 from retina_otel.pipeline.talkers import TRACKED, Contenders, Talkers, TalkerSettings
@@ -371,3 +372,17 @@ def test_without_a_direction_the_source_has_a_namespace_or_else_the_destination(
     )
     accumulator.snapshot(T0 + SECOND)
     assert accumulator.folding.io == {(drops.name, "shop"): 3, (drops.name, "bank"): 2}
+
+
+def test_namespaces_that_come_and_go_are_not_all_remembered() -> None:
+    endpoints, pods = cluster({f"job{i}": 1 for i in range(MOST_NAMESPACES + 100)})
+    accumulator = Accumulator(endpoints, AccumulatorSettings(cardinality_limit=1))
+    everyone = [(pod, 0, "egress", 5) for (pod,) in pods.values()]
+    for number in range(2):
+        accumulator.add(flows(endpoints, number, everyone))
+        accumulator.snapshot(T0 + (number + 1) * SECOND)
+    io = accumulator.folding.io
+    assert len(io) == MOST_NAMESPACES + 1
+    assert sum(io.values()) == accumulator.totals()[FLOW_IO].overflow
+    assert io[FLOW_IO.name, "job50"] == 10
+    assert io[FLOW_IO.name, ""] == 2 * 5 * 99
