@@ -59,7 +59,7 @@ class Kubernetes:
         )
         self._ends = LocalEnds()
         self._pods_changed = True
-        self._interfaces_seen: object = None
+        self._ends_seen: object = None
         self._watched: list[Watched] = []
         self._source: Source | None = None
         self._configured = Configured()
@@ -126,14 +126,17 @@ class Kubernetes:
         namespaces = self._context.namespaces
         moved = namespaces is not None and namespaces.refresh()
         interfaces = self._context.interfaces.current()
-        now = {(one.ifindex, one.peer_netnsid, one.default_route) for one in interfaces.values()}
-        if not (moved or self._pods_changed or now != self._interfaces_seen):
+        now = (
+            "" if namespaces is None else namespaces.unavailable,
+            {(one.ifindex, one.peer_netnsid, one.default_route) for one in interfaces.values()},
+        )
+        if not (moved or self._pods_changed or now != self._ends_seen):
             return
         # A change that is being taken in is waited for by nobody: there is another tick.
         if not self._lock.acquire(blocking=False):
             return
         try:
-            self._pods_changed, self._interfaces_seen = False, now
+            self._pods_changed, self._ends_seen = False, now
             self._bind(interfaces)
         finally:
             self._lock.release()
