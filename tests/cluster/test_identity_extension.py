@@ -115,13 +115,15 @@ def running(kubeconfig: Path, **settings: Any) -> Iterator[Running]:
 class Made:
     """Objects made in a namespace of their own."""
 
+    namespace = "who"
+
     def __init__(self, control_plane: ControlPlane) -> None:
         self._control_plane = control_plane
 
     def make(
         self, api_version: str, kind: str, name: str, owner: Any = None, **more: Any
     ) -> Mapping[str, Any]:
-        meta: dict[str, Any] = {"name": name, "namespace": "who"}
+        meta: dict[str, Any] = {"name": name, "namespace": self.namespace}
         if owner:
             meta["ownerReferences"] = [
                 {
@@ -153,7 +155,15 @@ class Made:
         self.make("v1", "Pod", name, owner, spec=spec)
         patch = json.dumps({"status": status(address)})
         self._control_plane.kubectl(
-            "patch", "pod", "-n", "who", name, "--subresource=status", "--type=merge", "-p", patch
+            "patch",
+            "pod",
+            "-n",
+            self.namespace,
+            name,
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            patch,
         )
 
 

@@ -77,6 +77,8 @@ OTHERS = [
 class Mirror(Made):
     """Pods, and RetinaEndpoints as Retina's operator writes them."""
 
+    namespace = "mirrored"
+
     def endpoint(self, name: str, address: str, node: str, **spec: Any) -> None:
         given = {"podIP": address, "podIPs": [address], "nodeIP": NODES[node], **spec}
         self.make("retina.sh/v1alpha1", "RetinaEndpoint", name, spec=given)
@@ -84,11 +86,11 @@ class Mirror(Made):
     def patch(self, name: str, **spec: Any) -> None:
         text = json.dumps({"spec": spec})
         self._control_plane.kubectl(
-            "patch", "retinaendpoints", "-n", "who", name, "--type=merge", "-p", text
+            "patch", "retinaendpoints", "-n", self.namespace, name, "--type=merge", "-p", text
         )
 
     def delete(self, name: str) -> None:
-        self._control_plane.kubectl("delete", "ke", "-n", "who", name)
+        self._control_plane.kubectl("delete", "ke", "-n", self.namespace, name)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,9 @@ def objects(control_plane: ControlPlane) -> Iterator[Mirror]:
     control_plane.kubectl(
         "wait", "--for=condition=Established", "crd/retinaendpoints.retina.sh", timeout_s=30
     )
-    control_plane.apply('{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "who"}}')
+    control_plane.apply(
+        '{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "mirrored"}}'
+    )
     for name, address in NODES.items():
         meta = {"name": name, "labels": {"topology.kubernetes.io/zone": f"zone-{name[-1]}"}}
         made = {"apiVersion": "v1", "kind": "Node", "metadata": meta}
@@ -118,10 +122,10 @@ def objects(control_plane: ControlPlane) -> Iterator[Mirror]:
     yield mirror
     control_plane.delete(json.dumps(DEFINITION))
     control_plane.kubectl(
-        "delete", "pod,replicaset", "--all", "-n", "who", "--force", "--wait=false"
+        "delete", "pod,replicaset", "--all", "-n", "mirrored", "--force", "--wait=false"
     )
     control_plane.kubectl("delete", "node", *NODES)
-    control_plane.kubectl("delete", "namespace", "who", "--wait=false")
+    control_plane.kubectl("delete", "namespace", "mirrored", "--wait=false")
 
 
 def test_pods_elsewhere_are_told_by_their_endpoints_and_own_ones_by_themselves(
@@ -133,7 +137,7 @@ def test_pods_elsewhere_are_told_by_their_endpoints_and_own_ones_by_themselves(
         wait_until(lambda: agent.owner("web-a") == ("deployment", "web"), "the own pod")
         there = agent.endpoints()["web-b"]
         assert dict(there.attributes) == {
-            "k8s.namespace.name": "who",
+            "k8s.namespace.name": "mirrored",
             "k8s.pod.name": "web-b",
             "k8s.node.name": "node-b",
             "k8s.owner.name": "web",
@@ -144,7 +148,8 @@ def test_pods_elsewhere_are_told_by_their_endpoints_and_own_ones_by_themselves(
         }
         assert there.addresses == ("10.0.1.7",)
         assert "k8s.pod.uid" in agent.endpoints()["web-a"].attributes
-        wait_until(lambda: agent.reason() == "", "all lists")
+        wait_until(lambda: "not heard of" not in agent.reason(), "all lists")
+        assert "may be unknown" not in agent.reason()
 
         objects.endpoint("later", "10.0.1.8", "node-b")
         wait_until(lambda: agent.owner("later") == ("pod", "later"), "one that comes")
