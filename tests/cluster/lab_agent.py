@@ -1,8 +1,9 @@
-"""The agent on the node of a lab of namespaces, with the API server of a control plane behind a
-way: what it knows, and all that it has ever counted."""
+"""The agent on a node, of a lab of namespaces or of a cluster: what it knows, and all that it has
+ever counted."""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -16,8 +17,10 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 
 from retina_otel.errors import RetinaError
 from retina_otel.observe.socket import ask
-from retina_otel.testing.lab import Lab
+from retina_otel.testing.cluster.node import Node
+from retina_otel.testing.namespaces import Namespace
 from retina_otel.testing.otlp_data import ReceivedPoint, points_of
+from retina_otel.testing.scrape import fetch
 from tests.cluster.test_identity import WELL
 from tests.e2e.agent import Agent, wait_until
 
@@ -65,11 +68,15 @@ def configuration(folder: Path, kubeconfig: Path, settle_s: int) -> Path:
 class LabAgent:
     """See the module's docstring."""
 
-    def __init__(self, lab: Lab, folder: Path, kubeconfig: Path, *, settle_s: int) -> None:
+    def __init__(
+        self, node: Namespace | Node, folder: Path, kubeconfig: Path, *, settle_s: int
+    ) -> None:
         self._socket = folder / "observe.sock"
         self._out = folder / "out.json"
         self._settle_s = settle_s
-        self.agent = Agent(lab.node, configuration(folder, kubeconfig, settle_s))
+        self._network = node.namespace if isinstance(node, Node) else node
+        config = configuration(folder, kubeconfig, settle_s)
+        self.agent = Agent(node, config)  # type: ignore[arg-type]
 
     def start(self) -> None:
         """Returns when it has heard of everything."""
@@ -77,7 +84,8 @@ class LabAgent:
         self.wait_until_well()
 
     def health(self) -> dict[str, Any]:
-        return self.agent.health(HEALTH)
+        found: dict[str, Any] = json.loads(fetch(self._network, "127.0.0.1", HEALTH, "/"))
+        return found
 
     def extension(self) -> dict[str, Any]:
         found: dict[str, Any] = self.health()["components"]["extensions"]["kubernetes"]

@@ -44,7 +44,7 @@ class World:
         self.groups = groups
         # Rights would go with a wiped store.
         admin = way.kubeconfig(api.kubeconfig, folder / "kubeconfig")
-        self.agent = LabAgent(lab, folder, admin, settle_s=2)
+        self.agent = LabAgent(lab.node, folder, admin, settle_s=2)
         self.talk = Talk(lab.pod("web"), self.elsewhere.addresses, 4000)
         self.expected: dict[int, tuple[str, str]] = {}
         """By phase: the names that web and whoever it talks with must have; "?" is any that it had
@@ -110,6 +110,7 @@ class World:
             if OWNED <= port < OWNED + len(self.expected):
                 found[way, port - OWNED, *names] += one.value
         owned = self.talk.truth.owned
+        assert owned == self.talk.truth.answered, "nothing was dropped"
         for way in ("egress", "ingress"):
             assert totals[way, STEADY] == owned.total()
             for phase, names in self.expected.items():
