@@ -136,6 +136,8 @@ class DropsReceiver:
         epochs = (table.epoch, selection.epoch)
         if epochs == self._epochs:
             return
+        # Where they do not fit, one tick fails and tells it; the next one counts as before.
+        self._epochs = epochs
         others = self._settings.namespaces == "all"
         counted, left_out = {self._node_netns}, set[int]()
         if not (others and selection.everything):
@@ -150,7 +152,6 @@ class DropsReceiver:
         if wanted != self._limited:
             self._table.limit(wanted)
             self._limited = wanted
-        self._epochs = epochs
 
     def _symbol_column(self, location: npt.NDArray[np.uint64]) -> Column:
         addresses, codes = np.unique(location, return_inverse=True)
