@@ -27,6 +27,8 @@ AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
 _UNKNOWN_KIND = EndpointKind.UNKNOWN.value
 _WAITING_KINDS = (Kind.COUNTER, Kind.HISTOGRAM)
 _BY_ADDRESS = np.isin(list(How), [How.ADDRESS, How.BACKEND, How.AMBIGUOUS])
+_LONGEST_WINDOW = 8
+"""How many times as long as others a window may be."""
 _MOVING = np.isin([kind.value for kind in EndpointKind], [_UNKNOWN_KIND, EndpointKind.POD.value])
 """By `EndpointKind`. Nodes, services and networks do not change their addresses within seconds."""
 
@@ -136,12 +138,12 @@ class LateIdentity(Generic[AnyBatch]):
         self.held += len(batch)
 
     def _windows_to_settle(self, batch: AnyBatch) -> int:
-        """Enough for time to pass, if windows to come are half as long; a clock that steps back
-        holds nothing for longer."""
+        """Enough for time to pass, also where a late tick has made this window much longer than
+        those to come; a clock that steps back holds nothing for longer."""
         if self._endpoints is None:
             return 0
         window_ns = max(1, batch.window.end_ns - batch.window.start_ns)
-        return 2 + 2 * self._endpoints.settle_after_ns // window_ns
+        return 2 + _LONGEST_WINDOW * self._endpoints.settle_after_ns // window_ns
 
     def _unsettled(self, batch: AnyBatch, now_ns: int) -> _Mask | None:
         """Rows with an end of which it may turn out that another had its address; None if there
