@@ -63,8 +63,10 @@ class WatchState:
 class Timing:
     """All in seconds."""
 
+    after_s: float = 0.0
+    """The first request comes so much later."""
     phase_s: float = 2.0
-    """The first request comes after a random part of this: agents start together."""
+    """And after a random part of this: agents start together."""
     nap_s: float = 0.1
     """How long changes are gathered."""
     retry_first_s: float = 0.5
@@ -139,7 +141,8 @@ class Watcher:
     # ---------------------------------------------------------------------------------- the loop
 
     def _run(self) -> None:
-        self._stop.wait(random.uniform(0.0, self._timing.phase_s))
+        timing = self._timing
+        self._stop.wait(timing.after_s + random.uniform(0.0, timing.phase_s))
         while not self._stop.is_set():
             self._live_s = None
             failure = self._failure()

@@ -19,8 +19,13 @@ from retina_otel.kubernetes.configurations import Configurations
 from retina_otel.kubernetes.inventory_owners import Missing, kind_of
 from retina_otel.kubernetes.objects import Kind, Workload
 from retina_otel.kubernetes.owner_reader import OwnerReader
-from retina_otel.kubernetes.watch import Change, Watcher, WatchState
+from retina_otel.kubernetes.watch import Change, Timing, Watcher, WatchState
 from retina_otel.pipeline.selection import View
+
+_TIMING = Timing(phase_s=0.5)
+_PODS_TIMING = Timing(after_s=0.5, phase_s=1.5)
+"""Owners and nodes are known by then, very likely. When they come later, all pods are worked out
+again."""
 
 
 class Source(Protocol):
@@ -90,6 +95,7 @@ class Watches:
             resource=one.resource,
             selector=one.selector,
             wanted=one.wanted,
+            timing=_PODS_TIMING if one.kind is Kind.POD else _TIMING,
             remember=False,  # the inventory does
         )
 
