@@ -120,9 +120,13 @@ class Page:
             if sequences != self._sequences:
                 self._sequences = sequences
                 self._pages.clear()
-                self._exports = [(reader, export) for reader, export in exports if export]
+            # Anew also for the same snapshots: what was taken before has been let go.
+            self._exports = [(reader, export) for reader, export in exports if export]
             if openmetrics not in self._pages:
                 self._pages[openmetrics] = self._render(openmetrics)
+            for reader in self._readers:
+                # A scrape that breaks off is never acknowledged, and perhaps nobody comes again.
+                reader.let_go()
             return self._pages[openmetrics], sequences
 
     def scraped(self, sequences: tuple[int | None, ...]) -> None:

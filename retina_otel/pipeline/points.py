@@ -86,6 +86,10 @@ class MetricsReader(Protocol):
     def take(self) -> MetricsExport | None:
         """The newest snapshot as points; None before the first one."""
 
+    def let_go(self) -> None:
+        """The blocks of what was taken are read no more, whether it is acknowledged or not: their
+        attribute sets may come to mean others."""
+
     def acknowledge(self, export: MetricsExport) -> None:
         """The backend has it: delta baselines move, ended series may be freed."""
 

@@ -60,8 +60,8 @@ class SnapshotReader:
         return self._before if self._stale_markers else self._acknowledged
 
     def hold(self) -> Snapshot | None:
-        """The newest snapshot as it is. Its ids keep their meaning until the next `hold`, `take`
-        or `acknowledge`, or until the reader is removed."""
+        """The newest snapshot as it is. Its ids keep their meaning until the next `hold`, `take`,
+        `let_go` or `acknowledge`, or until the reader is removed."""
         with self._lock:
             snapshot = self._newest()
             self.holds = snapshot.sequence if snapshot is not None else None
@@ -80,6 +80,11 @@ class SnapshotReader:
             if len(block.source)
         ]
         return MetricsExport(snapshot.sequence, blocks)
+
+    def let_go(self) -> None:
+        """The blocks of what was taken are read no more; it may still be acknowledged."""
+        with self._lock:
+            self.holds = None
 
     def acknowledge(self, export: MetricsExport) -> None:
         """Of the newest `take()` only: an older export's acknowledgement changes nothing, so that

@@ -39,7 +39,7 @@ class Running:
         self.source, self.second = Source(), Source()
         chosen = PrometheusSettings.model_validate({"endpoint": "127.0.0.1:0", **settings})
         self.exporter = PrometheusExporter(chosen, self.bench.context())
-        readers = [
+        self.readers = readers = [
             source.accumulator.reader(
                 "test",
                 zero_points=self.exporter.zero_points,
@@ -154,6 +154,14 @@ def test_nobody_scraping_means_nothing_is_acknowledged(running: Running) -> None
     running.source.accumulator.end_all(running.source.now_ns())
     running.source.accumulator.snapshot(running.source.now_ns())
     assert values(running.get()[1].decode()) == {"a": 3}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_between_scrapes_no_snapshot_is_held(running: Running, method: str) -> None:
+    """Whoever held one would keep every attribute set since from being given back."""
+    running.source.count(a=3)
+    running.get(method=method)
+    assert [reader.holds for reader in running.readers] == [None, None]
 
 
 def test_scrapes_are_booked(running: Running) -> None:
