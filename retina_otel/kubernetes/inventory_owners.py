@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from retina_otel.kubernetes.objects import Kind, OwnerRef, Workload
 
@@ -54,7 +55,12 @@ def group(api_version: str) -> str:
 
 def kind_of(owner: OwnerRef) -> Kind | None:
     """How an owner's own owner is found out; None where nobody asks."""
-    of = (group(owner.api_version), owner.kind)
+    return _kind_of(owner.api_version, owner.kind)
+
+
+@lru_cache(maxsize=256)
+def _kind_of(api_version: str, kind: str) -> Kind | None:
+    of = (group(api_version), kind)
     return None if of in _TOP else OWNER_KINDS.get(of, Kind.OWNER)
 
 

@@ -15,6 +15,11 @@ class Untold:
         self._upserted: dict[str, Object] = {}
         self._deleted: dict[str, Object] = {}
 
+    @property
+    def pending(self) -> int:
+        """How many changes there are to take."""
+        return len(self._upserted) + len(self._deleted)
+
     def upsert(self, object_: Object) -> None:
         uid = object_.meta.uid
         self._upserted[uid] = object_

@@ -19,8 +19,9 @@ from threading import Event
 _LARGEST_HEAD = 64 << 10
 _LARGEST_FRAME = 16 << 20
 """etcd takes no object above 1.5 MiB."""
-_LARGEST_DRAIN = 256 << 10
-"""Bytes taken at once. They are copied a few times on their way: memory stays bounded."""
+_LARGEST_DRAIN = 64 << 10
+"""Bytes taken at once. They are copied a few times on their way: blocks of this size are had again
+and again, where larger ones are mapped anew each time, which costs as much as all else here."""
 _PIECE = 64 << 10
 
 
@@ -150,13 +151,15 @@ class _Chunks:
         if self._rest:
             data = self._rest + data
             self._rest = b""
-        at, size, parts = 0, len(data), []
+        at, size = 0, len(data)
+        parts: list[memoryview] = []
+        view = memoryview(data)
         while at < size and not self.ended:
             if self._left:
                 take = min(self._left, size - at)
                 of_payload = min(take, self._left - 2)
                 if of_payload > 0:
-                    parts.append(data[at : at + of_payload])
+                    parts.append(view[at : at + of_payload])
                 self._left -= take
                 at += take
                 continue

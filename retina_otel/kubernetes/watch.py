@@ -31,6 +31,8 @@ _INITIAL_END = "k8s.io/initial-events-end"
 _GONE = 410
 _NO_WATCH_LIST = {400, 422}
 """How an API server answers that has not, or may not use, WatchList."""
+_PART = 64
+"""Objects of a list that are told at once, at least, where it is told in parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +264,8 @@ class Watcher:
                 raise self._lost(error.strerror or str(error)) from error
             for frame in events:
                 listing = self._take(frame, listing)
-            self._tell()
+            if listing is None or self._known.pending >= _PART:
+                self._tell()
 
     def _take(self, frame: bytes, listing: list[Object] | None) -> list[Object] | None:
         """Takes one event; the list as far as it has come, None when it is told."""
