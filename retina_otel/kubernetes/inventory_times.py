@@ -52,9 +52,7 @@ def ended(before: Validity, pod: Pod | None, now_ns: int) -> Validity:
 def _ordered(
     possible_from: int, certain_from: int, certain_until: int, possible_until: int
 ) -> Validity:
-    """With the certain span inside the possible one; it is empty where it would have to end before
-    it begins, as clocks of nodes and of the API server may have it."""
+    """Nothing is certain where the end of that would come before its begin, as with pods that live
+    for less than the seconds of the API, or with clocks of nodes that differ."""
     possible_until = max(possible_until, possible_from)
-    certain_until = min(certain_until, possible_until)
-    certain_from = min(certain_from, max(certain_until, possible_from))
-    return Validity(possible_from, certain_from, max(certain_until, certain_from), possible_until)
+    return Validity(possible_from, certain_from, min(certain_until, possible_until), possible_until)

@@ -51,7 +51,12 @@ _EXCLUSIVE = (EndpointKind.POD, EndpointKind.SERVICE)
 class Validity:
     """When an endpoint has its addresses, in ns of wall time, as far as its source can tell: surely
     from `certain_from` until `certain_until`, and surely not before `possible_from` or from
-    `possible_until` on."""
+    `possible_until` on.
+
+    Times are told in whole seconds, so what comes before `certain_from` may as well be of somebody
+    who had the address in the same second and was never heard of: nobody knows, then. After
+    `certain_until`, which may come before `certain_from`, it is still there unless another may be.
+    """
 
     possible_from: int = 0
     certain_from: int = 0
@@ -122,11 +127,18 @@ def timeline(claims: Sequence[Claim]) -> list[Segment]:
 
 def alone(row: int, valid: Validity) -> list[Segment]:
     """The timeline of an address that nobody else claims."""
-    if valid.possible_until == FOREVER:
+    if valid.possible_until == FOREVER and valid.certain_from <= valid.possible_from:
         return [(valid.possible_from, row)]
     if valid.possible_from >= valid.possible_until:
         return []
-    return [(valid.possible_from, row), (valid.possible_until, NOBODY)]
+    segments: list[Segment] = []
+    if valid.certain_from > valid.possible_from:
+        segments.append((valid.possible_from, AMBIGUOUS))
+    if valid.certain_from < valid.possible_until:
+        segments.append((max(valid.possible_from, valid.certain_from), row))
+    if valid.possible_until < FOREVER:
+        segments.append((valid.possible_until, NOBODY))
+    return segments
 
 
 def one_after_another(spans: Sequence[tuple[Validity, int]]) -> list[Segment] | None:
@@ -139,9 +151,9 @@ def one_after_another(spans: Sequence[tuple[Validity, int]]) -> list[Segment] | 
             return None
         if from_ns == end_ns:
             segments.pop()
-        segments.append((from_ns, row))
-        if until_ns < FOREVER:
-            segments.append((until_ns, NOBODY))
+        own = alone(row, valid)
+        # Two leads in a row, as of pods that were gone before they were certain, are one.
+        segments.extend(own[1:] if segments and segments[-1][1] == own[0][1] else own)
         end_ns = until_ns
     return segments
 
@@ -168,6 +180,7 @@ def _overlapping(claims: Iterable[Claim]) -> Iterator[list[Claim]]:
 def _sweep(claims: Sequence[Claim]) -> list[Segment]:
     changes: dict[int, list[tuple[set[Claim], Claim]]] = {}
     possible: set[Claim] = set()
+    leading: set[Claim] = set()
     certain: set[Claim] = set()
 
     def between(from_ns: int, until_ns: int, group: set[Claim], claim: Claim) -> None:
@@ -178,9 +191,10 @@ def _sweep(claims: Sequence[Claim]) -> list[Segment]:
     for claim, until_ns in _certainties(claims):
         valid = claim.valid
         between(valid.possible_from, valid.possible_until, possible, claim)
+        begun_ns = max(valid.certain_from, valid.possible_from)
+        between(valid.possible_from, min(begun_ns, valid.possible_until), leading, claim)
         if not claim.weak:
-            from_ns = max(valid.certain_from, valid.possible_from)
-            between(from_ns, min(until_ns, valid.possible_until), certain, claim)
+            between(begun_ns, min(until_ns, valid.possible_until), certain, claim)
     segments: list[Segment] = []
     last = NOBODY
     for time_ns in sorted(changes):
@@ -188,7 +202,7 @@ def _sweep(claims: Sequence[Claim]) -> list[Segment]:
             break
         for group, claim in changes[time_ns]:
             group.symmetric_difference_update((claim,))
-        row = owner(possible, certain)
+        row = owner(possible, certain, leading)
         if row != last:
             segments.append((time_ns, row))
             last = row
@@ -208,11 +222,16 @@ def _certainties(claims: Sequence[Claim]) -> Iterable[tuple[Claim, int]]:
         yield claim, min(claim.valid.certain_until, next_ns)
 
 
-def owner(possible: Iterable[Claim], certain: Iterable[Claim]) -> int:
-    """Whose an address is, of those who may have it and those who surely have it."""
+def owner(
+    possible: Iterable[Claim], certain: Iterable[Claim], leading: Iterable[Claim] = ()
+) -> int:
+    """Whose an address is, of those who may have it, those who surely have it, and those of whom
+    it is not certain that they have it yet."""
     surely = list(certain)
     if surely:
         return _first(surely)
+    if any(True for _ in leading):
+        return AMBIGUOUS
     strong = [claim for claim in possible if not claim.weak]
     if strong:
         return strong[0].row if len(strong) == 1 else _same(strong)
