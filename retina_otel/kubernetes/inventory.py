@@ -174,8 +174,12 @@ class Inventory:
         there: frozenset[str] | None,
         changes: Changes,
     ) -> None:
-        if self._owners.apply(kind, upserts, deletes, there):
-            self._refresh(lambda pod: pod.owner is not None, changes)
+        owners = self._owners
+        if changed := owners.apply(kind, upserts, deletes, there):
+            self._refresh(
+                lambda pod: pod.owner is not None and owners.leads_through(pod.owner, changed),
+                changes,
+            )
             if self._elsewhere is not None:
                 self._elsewhere.refresh(changes)
         if self._elsewhere is not None:
@@ -337,10 +341,10 @@ class Inventory:
     def _refresh(self, concerns: Callable[[_Pod], bool], changes: Changes) -> None:
         """Works out anew what pods have of their owners and nodes."""
         for uid, pod in self._pods.items():
-            known = pod.endpoint.attributes
-            assert isinstance(known, PodAttributes)
             if not concerns(pod):
                 continue
+            known = pod.endpoint.attributes
+            assert isinstance(known, PodAttributes)
             namespace = str(known[K8S_NAMESPACE_NAME.name])
             attributes = PodAttributes(
                 known.name,

@@ -8,7 +8,7 @@ garbage collector deletes a ReplicaSet before its pods.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -103,10 +103,10 @@ class Owners:
         upserts: Iterable[Workload],
         deletes: Iterable[Workload],
         there: frozenset[str] | None,
-    ) -> bool:
-        """True if the top of a chain that was asked for may be another now. `there`: uids of all
-        of this kind that there are, where that was told."""
-        changed = False
+    ) -> set[str]:
+        """Of which workloads the top of a chain that was asked for may be another now. `there`:
+        uids of all of this kind that there are, where that was told."""
+        changed = set()
         for workload in upserts:
             uid = workload.meta.uid
             before = self._known.get(uid)
@@ -118,7 +118,8 @@ class Owners:
             owner = workload.meta.owner
             self._known[uid] = _Known(workload.kind, workload.meta.name, owner, kind)
             self._missing.pop(uid, None)
-            changed |= uid in self._asked
+            if uid in self._asked:
+                changed.add(uid)
         leaving = [workload.meta.uid for workload in deletes]
         if there is not None:
             leaving += [
@@ -131,6 +132,17 @@ class Owners:
                 self._known[uid].gone = True
                 self._n_gone += 1
         return changed
+
+    def leads_through(self, owner: OwnerRef, uids: Set[str]) -> bool:
+        """Whether the chain that begins at `owner` has any of these workloads in it."""
+        for _ in range(_LONGEST_CHAIN):
+            if owner.uid in uids:
+                return True
+            known = self._known.get(owner.uid)
+            if known is None or known.owner is None:
+                return False
+            owner = known.owner
+        return False
 
     def sweep_due(self) -> bool:
         return self._n_gone > max(_GONE_BEFORE_SWEEP, len(self._known) // 4)
