@@ -178,7 +178,8 @@ def test_to_dns_and_to_the_world_by_name_and_by_number(shop: Shop) -> None:
         f"kube-system/{coredns.metadata.name} of deployment/coredns on {coredns.spec.node_name}"
     )
     resolver = f"{coredns_itself} behind kube-dns"
-    ours = {key: value for key, value in found.items() if front in key}
+    # What a bridge lets every pod hear of its neighbours' multicast is not theirs.
+    ours = {k: v for k, v in found.items() if front in k and k[1] != "icmpv6"}
     # A question for A and one for AAAA, and their answers, at the pod that asks.
     expected = {
         ("egress", "icmp", front, "world"): 37,

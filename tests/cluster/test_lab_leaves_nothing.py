@@ -46,6 +46,13 @@ def machine() -> dict[str, object]:
     }
 
 
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
 def remains(tag: str) -> dict[str, list[str]]:
     """What there is of a cluster, by its tag."""
     name = f"rt-{tag}"
@@ -57,6 +64,8 @@ def remains(tag: str) -> dict[str, list[str]]:
             except OSError:
                 continue
             processes |= {int(entry.name)} if name in spoken else set()
+    # What has ended and waits for init to take notice is no cluster's any more.
+    processes = {one for one in processes if not ended(one)}
     return {
         "namespaces": [each.name for each in Path("/run/netns").glob(f"{name}-*")],
         "records": [str(each) for each in Path("/run").glob(f"{name}*")],
