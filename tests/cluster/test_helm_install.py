@@ -42,6 +42,7 @@ from tests.cluster.shop import (
     still,
 )
 
+pytestmark = pytest.mark.timeout(900)  # the first time an image is built from nothing
 COUNTERS = ["nft", "-j", "list", "counters", "table", "ip", "truth"]
 
 

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from retina_otel.testing.cluster import Cluster
 from retina_otel.testing.cluster.binaries import binary
 from tests.docs.pages import ROOT, blocks, commands
@@ -13,6 +15,7 @@ from tests.docs.pages import ROOT, blocks, commands
 PAGE = ROOT / "docs" / "how-to" / "install-with-helm.md"
 
 
+@pytest.mark.timeout(900)  # the first time an image is built from nothing
 def test_a_reader_who_follows_the_page_succeeds(tmp_path: Path) -> None:
     for entry in ROOT.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
@@ -35,7 +38,7 @@ def test_a_reader_who_follows_the_page_succeeds(tmp_path: Path) -> None:
                     env=environment,
                     capture_output=True,
                     text=True,
-                    timeout=300,
+                    timeout=800,
                 )
                 assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
                 printed = done.stdout
