@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -132,6 +133,8 @@ class World:
     def scale(self, replicas: int) -> None:
         self.cluster.kubectl("scale", "rs/web-1", "-n", NAMESPACE, f"--replicas={replicas}")
         self.cluster.wait_for_pods(NAMESPACE, "app=web", replicas)
+        # Its start is told in whole seconds: from the next one on its address is surely its own.
+        time.sleep(1)
 
     def addresses(self) -> dict[str, str]:
         listed: Any = self.cluster.core().list_namespaced_pod(NAMESPACE, label_selector="app=web")
