@@ -12,7 +12,13 @@ from pathlib import Path
 
 from retina_otel.cli.demo_figures import DROPS_LEDGER, EGRESS, FLOWS_LEDGER, INGRESS, Figures
 from retina_otel.cli.demo_otlp import event_sum, last_sum
-from retina_otel.model.signals import DROP_EVENT, DROP_PACKETS, EVENT_PACKETS, FLOW_PACKETS
+from retina_otel.model.signals import (
+    DROP_EVENT,
+    DROP_PACKETS,
+    EVENT_PACKETS,
+    FLOW_PACKETS,
+    K8S_POD_NAME,
+)
 from retina_otel.testing.demo_world import DemoWorld, Sender, pod_name
 from retina_otel.testing.lab import UPLINK
 from retina_otel.testing.namespaces import Counters
@@ -68,6 +74,9 @@ def tallies(senders: Iterable[Sender]) -> dict[Pair, Tally]:
     return dict(sums)
 
 
+POD_NAMES = frozenset(f"{end}.{K8S_POD_NAME.name}" for end in ("source", "destination"))
+
+
 def equalities(world: DemoWorld, seen: Figures, wires: Wires) -> list[Equality]:
     sent = tallies(world.senders)
     return [
@@ -80,8 +89,8 @@ def equalities(world: DemoWorld, seen: Figures, wires: Wires) -> list[Equality]:
 
 def file_equalities(path: Path, seen: Figures) -> list[Equality]:
     """What the agent wrote, beside what it said; to be read when it has ended."""
-    flows, drops = sum(seen.packets.values()), sum(seen.drops.values())
-    events = event_sum(path, DROP_EVENT.name, EVENT_PACKETS.name)
+    flows, drops = sum(seen.packets.values()), sum(seen.pod_drops.values())
+    events = event_sum(path, DROP_EVENT.name, EVENT_PACKETS.name, having=POD_NAMES)
     return [
         Equality(
             "OTLP file",
@@ -90,10 +99,10 @@ def file_equalities(path: Path, seen: Figures) -> list[Equality]:
         ),
         Equality(
             "OTLP file",
-            "packets dropped",
+            "packets of pods dropped",
             (
                 ("/metrics", drops),
-                ("OTLP file", last_sum(path, DROP_PACKETS.name)),
+                ("OTLP file", last_sum(path, DROP_PACKETS.name, having=POD_NAMES)),
                 ("events in it", events),
             ),
         ),
