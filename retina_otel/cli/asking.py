@@ -91,11 +91,14 @@ def _core_api(kubeconfig: Path | None, context: str | None) -> Any:
 
 def _pods(core: Any, namespace: str, nodes: set[str]) -> list[tuple[str, str]]:
     """(pod, node) of each agent that runs."""
+    from kubernetes.client import ApiException
+    from urllib3.exceptions import HTTPError
+
     try:
         found = core.list_namespaced_pod(
             namespace, label_selector=AGENTS, _request_timeout=_TIMEOUT_S
         ).items
-    except Exception as error:
+    except (ApiException, HTTPError) as error:
         raise RetinaError(f"no list of agents: {_line(error)}", "It needs `list pods`.") from error
     running = [
         (pod.metadata.name, pod.spec.node_name)
