@@ -1,15 +1,42 @@
-"""Prometheus names of OTel metrics and attributes: UnderscoreEscapingWithSuffixes.
+"""Prometheus names of OTel metrics and attributes, by the four strategies that Prometheus knows.
 
-The default strategy of Prometheus' own OTLP receiver and of the Collector's exporters, so that a
-series has one name whichever way it came.
+The rules and the strategies' names are those of Prometheus' own OTLP receiver and of the
+Collector's exporters, so that a series has one name whichever way it came.
 """
 
 from __future__ import annotations
 
 import re
+from enum import Enum
 
 from retina_otel.model.batches import AttributeValue
 from retina_otel.model.signals import Kind
+
+
+class TranslationStrategy(Enum):
+    """What becomes of a name on its way to Prometheus."""
+
+    UNDERSCORE_ESCAPING_WITH_SUFFIXES = "UnderscoreEscapingWithSuffixes"
+    """`retina.flow.io` in `By` becomes `retina_flow_io_bytes_total`."""
+    UNDERSCORE_ESCAPING_WITHOUT_SUFFIXES = "UnderscoreEscapingWithoutSuffixes"
+    """... becomes `retina_flow_io`."""
+    NO_UTF8_ESCAPING_WITH_SUFFIXES = "NoUTF8EscapingWithSuffixes"
+    """... becomes `retina.flow.io_bytes_total`."""
+    NO_TRANSLATION = "NoTranslation"
+    """... stays `retina.flow.io`."""
+
+    @property
+    def escapes(self) -> bool:
+        """What the classic character set lacks becomes an underscore."""
+        return self.value.startswith("UnderscoreEscaping")
+
+    @property
+    def adds_suffixes(self) -> bool:
+        """Metric names end with their unit, counters with `_total`."""
+        return self.value.endswith("WithSuffixes")
+
+
+DEFAULT_STRATEGY = TranslationStrategy.UNDERSCORE_ESCAPING_WITH_SUFFIXES
 
 _UNITS = {
     "d": "days",
@@ -49,49 +76,65 @@ _PER_UNITS = {
     "y": "year",
 }
 _NOT_METRIC = re.compile(r"[^a-zA-Z0-9:]+")
+_NOT_METRIC_NOR_UNDERSCORE = re.compile(r"[^a-zA-Z0-9:_]+")
 _NOT_LABEL = re.compile(r"[^a-zA-Z0-9]+")
 _RESERVED_LABELS = frozenset(
-    {"le", "quantile", "otel_scope_name", "otel_scope_version", "otel_scope_schema_url"}
+    {
+        "__name__",
+        "le",
+        "quantile",
+        "otel_scope_name",
+        "otel_scope_version",
+        "otel_scope_schema_url",
+    }
 )
 
 
-def family_name(name: str, unit: str, kind: Kind) -> str:
-    """The metric's name with its unit, without `_total`. Empty if nothing of the name is left.
+def metric_name(
+    name: str, unit: str, kind: Kind, strategy: TranslationStrategy = DEFAULT_STRATEGY
+) -> str:
+    """The name of the metric's samples; a histogram's without `_bucket` and the like.
 
-    A counter's samples are called `family_name(...) + "_total"`.
+    Empty if nothing of the name is left.
     """
-    tokens = [token for token in _NOT_METRIC.split(name) if token]
-    main, per = _unit_words(unit)
-    if main and main not in tokens:
-        tokens.append(main)
-    if per and per not in tokens:
-        tokens.append(per)
-    if kind is Kind.COUNTER:
-        tokens = [token for token in tokens if token != "total"]
-    if kind is Kind.GAUGE and unit == "1":
-        tokens = [token for token in tokens if token != "ratio"] + ["ratio"]
-    joined = "_".join(tokens)
-    return "_" + joined if joined[:1].isdigit() else joined
+    if not strategy.escapes:
+        return _with_suffixes(name, unit, kind) if strategy.adds_suffixes else name
+    if strategy.adds_suffixes:
+        out = "_".join(_tokens(name, unit, kind))
+    else:
+        out = "_".join(filter(None, _NOT_METRIC_NOR_UNDERSCORE.split(name)))
+    if out != name and not out.strip("_"):
+        return ""
+    return "_" + out if out[:1].isdigit() else out
+
+
+def family_name(
+    name: str, unit: str, kind: Kind, strategy: TranslationStrategy = DEFAULT_STRATEGY
+) -> str:
+    """The metric's name as OpenMetrics calls the family: a counter's without `_total`."""
+    full = metric_name(name, unit, kind, strategy)
+    return full.removesuffix("_total") if kind is Kind.COUNTER else full
 
 
 def unit_word(unit: str, kind: Kind) -> str:
     """The unit as OpenMetrics' UNIT line says it, empty where there is none."""
     if unit == "1":
         return "ratio" if kind is Kind.GAUGE else ""
-    return "_".join(word for word in _unit_words(unit) if word)
+    return "_".join(filter(None, map(_clean, _unit_words(unit)))).strip("_")
 
 
-def label_name(key: str) -> str:
-    """The label of an attribute; empty if nothing of the key is left."""
-    if key.startswith("__") and key.endswith("__") and len(key) > 4:
-        inner = _NOT_LABEL.sub("_", key[2:-2])
-        return f"__{inner}__"
-    name = _NOT_LABEL.sub("_", key)
-    if not name.strip("_"):
+def label_name(key: str, strategy: TranslationStrategy = DEFAULT_STRATEGY) -> str:
+    """The label of an attribute; empty if nothing of the key is left.
+
+    Labels that Prometheus or OTel give a meaning are out of an attribute's reach: theirs is
+    `exported_` and the name.
+    """
+    if not key.strip("_"):
         return ""
+    name = _escaped_label(key) if strategy.escapes else key
     if name in _RESERVED_LABELS:
         return "exported_" + name
-    return "key_" + name if name[0].isdigit() else name
+    return name if name.strip("_") else ""
 
 
 def label_value(value: AttributeValue) -> str:
@@ -105,10 +148,58 @@ def escaped(value: str) -> str:
     return value.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
+def _escaped_label(key: str) -> str:
+    if key.startswith("__") and key.endswith("__") and len(key) >= 4:
+        return f"__{_NOT_LABEL.sub('_', key[2:-2])}__"
+    name = _NOT_LABEL.sub("_", key)
+    return "key_" + name if name[0].isdigit() else name
+
+
+def _tokens(name: str, unit: str, kind: Kind) -> list[str]:
+    """The words of an escaped name with suffixes; a word that is there already is not repeated."""
+    tokens = [token for token in _NOT_METRIC.split(name) if token]
+    main, per = map(_clean, _unit_words(unit))
+    main = "" if main in tokens else main
+    per = "" if per == "per_" else per.removesuffix("_")
+    if per and per not in tokens:
+        tokens += [main.removesuffix("_"), per] if main else [per]
+    elif main:
+        tokens.append(main)
+    suffix = _kind_suffix(unit, kind)
+    return [token for token in tokens if token != suffix] + [suffix] if suffix else tokens
+
+
+def _with_suffixes(name: str, unit: str, kind: Kind) -> str:
+    """The name as it is, its suffixes in order: unit, per unit, kind."""
+    main, per = _unit_words(unit)
+    suffix = _kind_suffix(unit, kind)
+    name = _without_last_word(_without_last_word(name, suffix), per)
+    if main and not name.endswith(main):
+        name = f"{name}_{main}"
+    return "_".join([name, *filter(None, (per, suffix))])
+
+
+def _without_last_word(name: str, word: str) -> str:
+    """`name` without `word` and the character before it, whatever that is, if it ends so."""
+    if word and name.endswith(word) and len(name) > len(word) + 1:
+        return name[: -len(word) - 1]
+    return name
+
+
+def _kind_suffix(unit: str, kind: Kind) -> str:
+    if kind is Kind.COUNTER:
+        return "total"
+    return "ratio" if kind is Kind.GAUGE and unit == "1" else ""
+
+
 def _unit_words(unit: str) -> tuple[str, str]:
+    """The words of a unit and of what it is per, in full where they are known ones."""
     main, _, per = unit.partition("/")
     words = []
     for part, known in ((main.strip(), _UNITS), (per.strip(), _PER_UNITS)):
-        word = "" if "{" in part or "}" in part else known.get(part, part)
-        words.append(_NOT_METRIC.sub("_", word).strip("_"))
+        words.append("" if "{" in part or "}" in part else known.get(part, part))
     return words[0], f"per_{words[1]}" if words[1] else ""
+
+
+def _clean(words: str) -> str:
+    return _NOT_METRIC.sub("_", words).removeprefix("_")

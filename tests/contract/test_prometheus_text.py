@@ -285,7 +285,7 @@ def test_a_reused_set_id_is_rendered_with_its_new_meaning() -> None:
         ("source.k8s.pod.name", "source_k8s_pod_name"),
         ("a..b__c", "a_b_c"),
         ("1st", "key_1st"),
-        ("__name__", "__name__"),
+        ("__name__", "exported___name__"),
         ("le", "exported_le"),
         ("é", ""),
         ("_", ""),
