@@ -1,15 +1,19 @@
-"""Settings that push exporters share: TLS and retries, named as in a Collector's configuration."""
+"""Settings that push exporters share: TLS, retries, proof of who sends, named as a Collector's."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
+from retina_otel.delivery.auth import AuthSettings
 from retina_otel.delivery.http import fault_of_url
 from retina_otel.delivery.retry import RetryPolicy
+from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.tls import TlsOptions, TlsVersion
 from retina_otel.model.durations import Duration, PositiveDuration
+
+__all__ = ["AuthSettings", "HttpUrl", "RetrySettings", "TlsSettings"]
 
 
 def _http_url(url: str) -> str:
@@ -22,13 +26,7 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An endpoint that requests can be sent to."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
-
-
-class TlsSettings(_Settings):
+class TlsSettings(StrictSettings):
     """TLS towards the backend. Used when the endpoint's scheme is https."""
 
     ca_file: str = ""
@@ -64,7 +62,7 @@ class TlsSettings(_Settings):
         )
 
 
-class RetrySettings(_Settings):
+class RetrySettings(StrictSettings):
     """What to do when the backend can't take a request now (429, 502, 503, 504, no connection).
 
     Delays grow exponentially and are drawn at random below their bound, so that many agents do not
