@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help setup objects collector kubernetes kernel-images check static unit test netns e2e cluster kernels bench docs demo lab clean
+.PHONY: help setup objects collector backends kubernetes kernel-images check static unit test netns e2e cluster kernels bench docs demo lab clean
 
 PY := .venv/bin/python
 ROOT := $(if $(filter 0,$(shell id -u)),,tools/as-root)
@@ -31,6 +31,9 @@ objects: ## compile bpf/*.bpf.c into retina_otel/_bpf
 collector: setup ## build the OpenTelemetry Collector that the tests use (about 4 minutes, once)
 	@tools/build-collector >/dev/null
 
+backends: setup ## build Prometheus, Loki, a Kafka broker for the tests (about 9 minutes, once)
+	@tools/build-backends
+
 kubernetes: setup ## build Kubernetes, etcd, CoreDNS, Helm for the tests (about 11 minutes, once)
 	@tools/build-kubernetes >/dev/null
 
@@ -49,13 +52,13 @@ unit: setup ## tests without root and without a kernel
 
 check: static unit ## format, lint, types, import contracts, unit tests
 
-test: static collector kubernetes kernel-images ## all but bench
+test: static collector backends kubernetes kernel-images ## all but bench
 	@$(ROOT_PYTEST) tests --ignore=tests/bench $(STRICT) $(ARGS)
 
 netns: setup ## real traffic in network namespaces (root)
 	@$(ROOT_PYTEST) tests/kernel tests/netns $(STRICT) $(ARGS)
 
-e2e: collector ## with the real Collector (root)
+e2e: collector backends ## with the real Collector and real backends (root)
 	@$(ROOT_PYTEST) tests/e2e $(STRICT) $(ARGS)
 
 cluster: kubernetes ## on a real API server and a real node with real pods (root)

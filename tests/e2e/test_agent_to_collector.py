@@ -16,10 +16,10 @@ import pytest
 
 from retina_otel.model.signals import DROP_EVENT, DROP_PACKETS, EVENT_PACKETS, FLOW_IO, FLOW_PACKETS
 from retina_otel.testing import traffic
+from retina_otel.testing.backends import Collector
 from retina_otel.testing.lab import WORLD4, Lab, Pod
 from retina_otel.testing.servers import TcpServer, UdpServer
 from tests.e2e.agent import Agent
-from tests.e2e.conftest import Collector
 
 ARRIVES_SECONDS = 60
 FIREWALL = """
@@ -81,13 +81,9 @@ def blocked_port(lab: Lab) -> int:
 
 
 @pytest.fixture
-def collector(lab: Lab, collector_binary: Path, tmp_path: Path) -> Iterator[Collector]:
-    instance = Collector(collector_binary, tmp_path, lab.node)
-    try:
-        instance.start()
+def collector(lab: Lab, tmp_path: Path) -> Iterator[Collector]:
+    with Collector("first-light", tmp_path, namespace=lab.node) as instance:
         yield instance
-    finally:
-        instance.stop()
 
 
 @pytest.fixture

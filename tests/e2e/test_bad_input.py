@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 import retina_otel
+from retina_otel.testing.backends import free_ports
 from retina_otel.testing.lab import Lab
 from tests.e2e.agent import COMMAND, Agent, wait_until
-from tests.e2e.conftest import free_ports
 
 OBJECTS = Path(retina_otel.__file__).parent / "_bpf" / platform.machine()
 BTF = Path("/sys/kernel/btf")

@@ -14,11 +14,11 @@ from retina_otel.encode.otlp_json import JsonMetricsEncoder
 from retina_otel.model.signals import FLOW_PACKETS, INTERFACE_PACKETS, INTERFACE_UP
 from retina_otel.pipeline.points import ResourceModel
 from retina_otel.testing import traffic
+from retina_otel.testing.backends import Collector
 from retina_otel.testing.lab import Lab
 from retina_otel.testing.points import Point, point_block
 from retina_otel.testing.servers import UdpServer
 from tests.e2e.agent import Agent
-from tests.e2e.conftest import Collector
 
 CONFIG = """
 extensions:
@@ -51,13 +51,9 @@ def lab():
 
 
 @pytest.fixture
-def of_node(lab: Lab, collector_binary: Path, tmp_path: Path):
-    instance = Collector(collector_binary, tmp_path, lab.node)
-    try:
-        instance.start()
+def of_node(lab: Lab, tmp_path: Path):
+    with Collector("first-light", tmp_path, namespace=lab.node) as instance:
         yield instance
-    finally:
-        instance.stop()
 
 
 def plain(pairs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import pytest
 
 from retina_otel.model.signals import FLOW_PACKETS
 from retina_otel.testing import traffic
+from retina_otel.testing.backends.collector import attributes_of
 from retina_otel.testing.lab import Lab
 from retina_otel.testing.servers import UdpServer
 from tests.e2e.agent import Agent, wait_until
-from tests.e2e.conftest import attributes_of
 
 NO_RECORDED_VALUE = 1
 CONFIG = """
