@@ -1,4 +1,4 @@
-"""Content encodings of requests: gzip at level 1, zstd at level 1, none, and `auto`.
+"""Content encodings of requests: gzip at level 1, zstd at level 1, snappy, none, and `auto`.
 
 Level 1 because encoding is so cheap here that a higher level would be most of an export's cost.
 `auto` begins with zstd and goes over to gzip when the backend shows that it does not know zstd.
@@ -16,6 +16,8 @@ class Compression(Enum):
     AUTO = "auto"
     GZIP = "gzip"
     ZSTD = "zstd"
+    SNAPPY = "snappy"
+    """Its block format, without frames, as Prometheus' remote write wants it."""
     NONE = "none"
 
 
@@ -40,14 +42,23 @@ class Compressor:
             import zstandard
 
             return zstandard.ZstdCompressor(level=_LEVEL).compress(body), "zstd"
+        if self._encoding is Compression.SNAPPY:
+            import cramjam
+
+            return bytes(cramjam.snappy.compress_raw(body)), "snappy"
         return body, ""
 
-    def answered(self, status: int) -> bool:
-        """Tells what a backend said; True if the same request shall go again in another encoding.
+    def outdated(self, encoding: str) -> bool:
+        """Whether the backend was found not to read what a request is packed in."""
+        return encoding == "zstd" and self._encoding is Compression.GZIP and self._falls_back
+
+    def answered(self, status: int, encoding: str) -> bool:
+        """Tells what a backend said to a request in `encoding`; True if the same one shall go again
+        in another.
 
         A 415 names the encoding. A 400 may mean it too, but only until zstd has passed once.
         """
-        if not self._falls_back or self._encoding is not Compression.ZSTD:
+        if not self._falls_back or encoding != "zstd":
             return False
         if status == 415 or (status == 400 and self._probing):
             self._encoding = Compression.GZIP
@@ -60,3 +71,18 @@ class Compressor:
         """gzip was refused too, so it was not the encoding: zstd may be tried again."""
         if self._falls_back and self._probing:
             self._encoding = Compression.ZSTD
+
+
+def decompress(data: bytes, encoding: str, size: int) -> bytes:
+    """What a Compressor made `data` of: `size` bytes."""
+    if encoding == "gzip":
+        return gzip.decompress(data)
+    if encoding == "zstd":
+        import zstandard
+
+        return zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+    if encoding == "snappy":
+        import cramjam
+
+        return bytes(cramjam.snappy.decompress_raw(data, output_len=size))
+    return data

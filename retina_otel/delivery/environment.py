@@ -72,13 +72,13 @@ class OtlpEnvironment:
         variable, value = self._find("COMPRESSION")
         if not value:
             return None
-        try:
-            return Compression(value.lower())
-        except ValueError:
-            known = ", ".join(each.value for each in Compression)
+        known = {each.value: each for each in Compression if each is not Compression.SNAPPY}
+        if value.lower() not in known:
             raise ConfigError(
-                f"{variable} is {value!r}, which is no known compression", f"Use one of: {known}"
-            ) from None
+                f"{variable} is {value!r}, which OTLP is not compressed with",
+                f"Use one of: {', '.join(known)}",
+            )
+        return known[value.lower()]
 
     @property
     def certificate(self) -> str:

@@ -22,6 +22,7 @@ from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Response, judge
+from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.tls import TlsOptions
 from retina_otel.errors import ConfigError, RetinaError
 
@@ -69,7 +70,7 @@ def fault_of_url(url: str) -> str:
 
 
 class HttpSender:
-    """Posts bodies to one target. Used by one thread; `abort` may be called from any."""
+    """Posts requests to one target. Used by one thread; `abort` may be called from any."""
 
     def __init__(self, target: HttpTarget, *, clock: Clock, user_agent: str) -> None:
         """Reads TLS files. Raises ConfigError if the target can't be used at all."""
@@ -99,14 +100,21 @@ class HttpSender:
         """The content encoding in use; with `auto` what the backend was found to read."""
         return self._compressor.encoding
 
-    def send(self, body: bytes, timeout_s: float) -> Outcome:
-        """Posts `body`. At most `timeout_s` for connecting and for each wait on the network."""
+    def pack(self, body: bytes, n_items: int) -> Packed:
+        data, encoding = self._compressor.compress(body)
+        return Packed(data, encoding, n_items, len(body))
+
+    def send(self, packed: Packed, timeout_s: float) -> Outcome:
+        """Posts a request. At most `timeout_s` for connecting and for each wait on the network."""
         deadline = time.monotonic() + timeout_s
+        if self._compressor.outdated(packed.encoding):
+            packed = self.pack(packed.body(), packed.n_items)
         try:
-            response = self._post(body, timeout_s)
+            response = self._post(packed, timeout_s)
             too_large = self._judge(response).result is Result.TOO_LARGE
-            if not too_large and self._compressor.answered(response.status):
-                response = self._post(body, max(0.1, deadline - time.monotonic()))
+            if not too_large and self._compressor.answered(response.status, packed.encoding):
+                again = self.pack(packed.body(), packed.n_items)
+                response = self._post(again, max(0.1, deadline - time.monotonic()))
                 if response.status in {400, 415}:
                     self._compressor.reconsider()
         except (HTTPError, HTTPException, OSError) as error:
@@ -119,15 +127,16 @@ class HttpSender:
     def _judge(self, response: Response) -> Outcome:
         return judge(response, self.target.shown, self._clock.wall_ns())
 
-    def _post(self, body: bytes, timeout_s: float) -> Response:
-        payload, encoding = self._compressor.compress(body)
-        headers = {**self._headers, "Content-Encoding": encoding} if encoding else self._headers
+    def _post(self, packed: Packed, timeout_s: float) -> Response:
+        headers = self._headers
+        if packed.encoding:
+            headers = {**headers, "Content-Encoding": packed.encoding}
         if self._aborted.is_set():
             raise ConnectionAbortedError("the exporter is stopping")
         answer = self._connections.pool().urlopen(
             "POST",
             self._connections.path(self._path),
-            body=payload,
+            body=packed.data,
             headers=headers,
             timeout=urllib3.Timeout(total=timeout_s),
             retries=False,

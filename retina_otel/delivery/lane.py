@@ -10,13 +10,14 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from retina_otel.delivery.outcome import Clock, Outcome, Result, Send
+from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import Backoff, RetryPolicy
+from retina_otel.delivery.sender import Packed, Sender
 from retina_otel.pipeline.points import EventsExport, MetricsExport
 
 _S = 10**9
@@ -35,16 +36,13 @@ class Encoded(Protocol):
         """Points or records in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Half:
-    """A part of a request that was too large."""
-
-    body: bytes
-    n_items: int
-
-
 Split = Callable[[bytes], tuple[bytes, bytes] | None]
 """Two requests of n // 2 and n - n // 2 items, in order; None for what can't be divided."""
+
+
+def indivisible(body: bytes) -> None:
+    """For what is never too large."""
+
 
 Export = TypeVar("Export", MetricsExport, EventsExport)
 
@@ -55,12 +53,26 @@ class LaneOptions:
 
     clock: Clock
     report: DeliveryReport
-    timeout_s: float = 10.0
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    max_bytes: int = 4 << 20
     jitter: bool = True
     """Begin at a random moment of the first interval, so that nodes do not push all at once."""
     random: random.Random = field(default_factory=random.Random)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where the lanes of one signal lead."""
+
+    sender: Sender
+    interval_s: float
+    split: Split = indivisible
+    timeout_s: float = 10.0
+    """For one request."""
+    max_bytes: int = 4 << 20
+    """Largest request before compression."""
+    shared: Hashable | None = None
+    """Exporters whose packed requests are the same bytes for the same data have equal keys; the
+    resource need not be in it."""
 
 
 class Lane(ABC, Generic[Export]):
@@ -68,28 +80,25 @@ class Lane(ABC, Generic[Export]):
 
     unit: str
 
-    def __init__(
-        self, name: str, send: Send, split: Split, interval_s: float, options: LaneOptions
-    ) -> None:
+    def __init__(self, name: str, route: Route, options: LaneOptions) -> None:
         self.name = name
-        self.max_bytes = options.max_bytes
+        self.max_bytes = route.max_bytes
         self.finished = False
         """Set once a flush has nothing left to do."""
-        self._send = send
-        self._split = split
+        self._route = route
         self._options = options
         self._clock = options.clock
         self._report = options.report
         self._backoff = Backoff(options.retry, options.random)
-        self._interval_ns = max(1, int(interval_s * _S))
+        self._interval_ns = max(1, int(route.interval_s * _S))
         first = int(options.random.random() * self._interval_ns) if options.jitter else 0
         self._tick_ns = self._clock.monotonic_ns() + first
         """When the next export shall begin."""
         self.due_ns = self._tick_ns
         self._export: Export | None = None
-        self._requests: Iterator[Encoded] = iter(())
-        self._waiting: deque[Encoded] = deque()
-        """Requests that were encoded and not yet settled, the next one first."""
+        self._requests: Iterator[Packed] = iter(())
+        self._waiting: deque[Packed] = deque()
+        """Requests that were packed and not yet settled, the next one first."""
         self._accepted = 0
         self._lost: Counter[str] = Counter()
         self._failing_since_ns: int | None = None
@@ -137,17 +146,17 @@ class Lane(ABC, Generic[Export]):
             self._export = self._take()
             if self._export is None:
                 return
-            self._requests = self._encode(self._export)
+            self._requests = self._pack(self._encode(self._export))
         request = self._next_request()
         if request is None:
             self._settle()
             self.due_ns = self._after_export(now)
             return
-        timeout_s = self._options.timeout_s
+        timeout_s = self._route.timeout_s
         if self._deadline_ns is not None:
             timeout_s = max(0.05, min(timeout_s, (self._deadline_ns - now) / _S))
-        outcome = self._send(request.body, timeout_s)
-        self._report.request(self.unit, len(request.body), outcome)
+        outcome = self._route.sender.send(request, timeout_s)
+        self._report.request(self.unit, request.raw_bytes, outcome)
         self._answered(request, outcome)
 
     def defect(self, message: str) -> None:
@@ -164,14 +173,14 @@ class Lane(ABC, Generic[Export]):
     def _after_export(self, now: int) -> int:
         """When to look again after an export was settled."""
 
-    def _next_request(self) -> Encoded | None:
+    def _next_request(self) -> Packed | None:
         """The next request, cut to the size that the backend was found to take."""
         if not self._waiting:
             request = next(self._requests, None)
             if request is None:
                 return None
             self._waiting.append(request)
-        while len(self._waiting[0].body) > self.max_bytes:
+        while self._waiting[0].raw_bytes > self.max_bytes:
             if not self._halve():
                 break
         return self._waiting[0]
@@ -179,16 +188,20 @@ class Lane(ABC, Generic[Export]):
     def _halve(self) -> bool:
         """Cuts the next request in two; False if it is a single item."""
         request = self._waiting[0]
-        halves = self._split(request.body)
+        halves = self._route.split(request.body())
         if halves is None:
             return False
         first = request.n_items // 2
+        pack = self._route.sender.pack
         self._waiting.popleft()
-        self._waiting.appendleft(Half(halves[1], request.n_items - first))
-        self._waiting.appendleft(Half(halves[0], first))
+        self._waiting.appendleft(pack(halves[1], request.n_items - first))
+        self._waiting.appendleft(pack(halves[0], first))
         return True
 
-    def _answered(self, request: Encoded, outcome: Outcome) -> None:
+    def _pack(self, requests: Iterator[Encoded]) -> Iterator[Packed]:
+        return (self._route.sender.pack(each.body, each.n_items) for each in requests)
+
+    def _answered(self, request: Packed, outcome: Outcome) -> None:
         now = self._clock.monotonic_ns()
         self.due_ns = now
         if outcome.result is Result.ACCEPTED:
@@ -201,7 +214,7 @@ class Lane(ABC, Generic[Export]):
             self._report.passed(self.name)
         elif outcome.result is Result.TOO_LARGE and self._halve():
             self._report.warn(outcome)
-            larger = max(len(self._waiting[0].body), len(self._waiting[1].body))
+            larger = max(self._waiting[0].raw_bytes, self._waiting[1].raw_bytes)
             self.max_bytes = max(_SMALLEST_REQUEST, min(self.max_bytes, larger))
         elif outcome.result is Result.RETRY:
             self._failed(now, outcome)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from retina_otel.delivery.lane import Encoded, Lane, LaneOptions, Split
-from retina_otel.delivery.outcome import Send
+from retina_otel.delivery.lane import Encoded, Lane, LaneOptions, Route
 from retina_otel.pipeline.points import (
     EventBlock,
     EventsExport,
@@ -28,6 +28,20 @@ EncodeMetrics = Callable[[Sequence[PointBlock], int], Iterator[Encoded]]
 EncodeEvents = Callable[[Sequence[EventBlock], int], Iterator[Encoded]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsRoute(Route):
+    encode: Callable[[], EncodeMetrics]
+    """Makes an encoder, one for each reader: blocks and the bound of a request to requests."""
+    temporality: Temporality = Temporality.CUMULATIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsRoute(Route):
+    """`interval_s` is the longest time that an event waits."""
+
+    encode: Callable[[], EncodeEvents]
+
+
 class MetricsLane(Lane[MetricsExport]):
     """The newest snapshot of one accumulator, once an interval."""
 
@@ -37,18 +51,13 @@ class MetricsLane(Lane[MetricsExport]):
         self,
         name: str,
         reader: MetricsReader,
-        *,
-        encode: EncodeMetrics,
-        send: Send,
-        split: Split,
-        interval_s: float,
+        route: MetricsRoute,
         options: LaneOptions,
-        temporality: Temporality = Temporality.CUMULATIVE,
     ) -> None:
-        super().__init__(name, send, split, interval_s, options)
+        super().__init__(name, route, options)
         self._reader = reader
-        self._encode_blocks = encode
-        self._temporality = temporality
+        self._encode_blocks = route.encode()
+        self._temporality = route.temporality
         self._last_sequence: int | None = None
 
     def _take(self) -> MetricsExport | None:
@@ -109,16 +118,12 @@ class EventsLane(Lane[EventsExport]):
         self,
         name: str,
         reader: EventsReader,
-        *,
-        encode: EncodeEvents,
-        send: Send,
-        split: Split,
-        interval_s: float,
+        route: EventsRoute,
         options: LaneOptions,
     ) -> None:
-        super().__init__(name, send, split, interval_s, options)
+        super().__init__(name, route, options)
         self._reader = reader
-        self._encode_blocks = encode
+        self._encode_blocks = route.encode()
         self._shed = 0
 
     def step(self) -> None:

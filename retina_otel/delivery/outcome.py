@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -31,10 +30,6 @@ class Outcome:
     """Points or records of an accepted request that the backend did not take (partial success)."""
     retry_after_s: float | None = None
     """How long the backend asked to be left alone."""
-
-
-Send = Callable[[bytes, float], Outcome]
-"""Sends one request within so many seconds. Never raises for what a backend or network does."""
 
 
 class Clock(Protocol):

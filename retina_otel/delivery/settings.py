@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from retina_otel.delivery.auth import AuthSettings
+from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.http import fault_of_url
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.tls import TlsOptions, TlsVersion
 from retina_otel.model.durations import Duration, PositiveDuration
 
-__all__ = ["AuthSettings", "HttpUrl", "RetrySettings", "TlsSettings"]
+__all__ = ["AuthSettings", "HttpUrl", "OtlpCompression", "RetrySettings", "TlsSettings"]
 
 
 def _http_url(url: str) -> str:
@@ -24,6 +25,19 @@ def _http_url(url: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An endpoint that requests can be sent to."""
+
+
+def _of_otlp(compression: Compression) -> Compression:
+    if compression is Compression.SNAPPY:
+        raise ValueError("OTLP is not compressed with snappy: use gzip, zstd, none or auto")
+    return compression
+
+
+OtlpCompression = Annotated[
+    Compression,
+    AfterValidator(_of_otlp),
+    WithJsonSchema({"enum": ["auto", "gzip", "zstd", "none"], "type": "string"}),
+]
 
 
 class TlsSettings(StrictSettings):

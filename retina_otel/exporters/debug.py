@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any
 
 from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
-from retina_otel.delivery.lane import Lane, LaneOptions
-from retina_otel.delivery.lanes import EventsLane, MetricsLane
-from retina_otel.delivery.outcome import Outcome, Result
-from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.worker import Worker
+from retina_otel.delivery.push import (
+    EventsRoute,
+    MetricsRoute,
+    Outcome,
+    PlainSender,
+    Push,
+    Result,
+)
 from retina_otel.encode.event_body import bodies
 from retina_otel.encode.otlp_logs import by_scope
 from retina_otel.encode.otlp_metrics import by_metric
@@ -82,49 +84,29 @@ class DebugExporter:
     """One thread that writes; nothing it writes can fail in a way that matters."""
 
     def __init__(self, settings: DebugSettings, context: Context) -> None:
-        self._settings = settings
         self._context = context
-        self._worker: Worker | None = None
-
-    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
-        settings, context = self._settings, self._context
         writer = DebugText(settings.verbosity, context.resource)
-        write = self._log if settings.use_internal_logger else self._print
-        options = LaneOptions(
-            clock=context.clock,
-            report=DeliveryReport(context.ledger, context.logger, context.clock, context.degraded),
+        sender = PlainSender(_always(self._log if settings.use_internal_logger else self._print))
+        self._push = Push(
+            context,
+            metrics=MetricsRoute(
+                encode=lambda: lambda blocks, max_bytes: writer.metrics(blocks),
+                sender=sender,
+                interval_s=settings.interval,
+            ),
+            events=EventsRoute(
+                encode=lambda: lambda blocks, max_bytes: writer.events(blocks),
+                sender=sender,
+                interval_s=settings.events_interval,
+            ),
             jitter=False,
         )
-        lanes: list[Lane[Any]] = [
-            MetricsLane(
-                f"metrics {number}",
-                reader,
-                encode=lambda blocks, max_bytes: writer.metrics(blocks),
-                send=_always(write),
-                split=_no_split,
-                interval_s=settings.interval,
-                options=options,
-            )
-            for number, reader in enumerate(metrics)
-        ]
-        lanes += [
-            EventsLane(
-                f"events {number}",
-                events_reader,
-                encode=lambda blocks, max_bytes: writer.events(blocks),
-                send=_always(write),
-                split=_no_split,
-                interval_s=settings.events_interval,
-                options=options,
-            )
-            for number, events_reader in enumerate(events)
-        ]
-        self._worker = Worker(context.id, lanes, clock=context.clock, logger=context.logger)
-        self._worker.start()
+
+    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        self._push.start(metrics, events)
 
     def stop(self, deadline_ns: int) -> None:
-        if self._worker is not None:
-            self._worker.stop(deadline_ns)
+        self._push.stop(deadline_ns)
 
     def _log(self, text: str) -> None:
         self._context.logger.info("%s", text)
@@ -139,10 +121,6 @@ def _always(write: Callable[[str], None]) -> Callable[[bytes, float], Outcome]:
         return Outcome(Result.ACCEPTED)
 
     return send
-
-
-def _no_split(body: bytes) -> None:
-    """No text is too large."""
 
 
 class DebugText:

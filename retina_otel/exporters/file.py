@@ -8,17 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
 from retina_otel.delivery.file import LineFile, Rotation
-from retina_otel.delivery.lane import Lane, LaneOptions
-from retina_otel.delivery.lanes import EventsLane, MetricsLane
-from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.retry import RetryPolicy
-from retina_otel.delivery.worker import Worker
+from retina_otel.delivery.push import EventsRoute, MetricsRoute, PlainSender, Push, RetryPolicy
 from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel
 
@@ -77,7 +72,7 @@ class FileExporter:
     def __init__(self, settings: FileSettings, context: Context) -> None:
         self._settings = settings
         self._context = context
-        self._worker: Worker | None = None
+        self._push: Push | None = None
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the file can't be written."""
@@ -94,58 +89,35 @@ class FileExporter:
             truncate=first and not settings.append and rotation is None,
             rotation=rotation,
         )
-        report = DeliveryReport(context.ledger, context.logger, context.clock, context.degraded)
-        options = LaneOptions(
-            clock=context.clock,
-            report=report,
-            retry=_RETRY,
+        sender = PlainSender(file.write, file.close)
+        self._push = Push(
+            context,
+            _RETRY,
+            MetricsRoute(
+                encode=lambda: (
+                    JsonMetricsEncoder(
+                        context.resource,
+                        resource_model=settings.resource_model,
+                        entity_refs=settings.entity_refs,
+                    ).requests
+                ),
+                sender=sender,
+                interval_s=settings.interval,
+            ),
+            EventsRoute(
+                encode=lambda: (
+                    JsonLogsEncoder(context.resource, entity_refs=settings.entity_refs).requests
+                ),
+                sender=sender,
+                interval_s=settings.flush_interval,
+            ),
             jitter=False,
         )
-        lanes: list[Lane[Any]] = [
-            MetricsLane(
-                f"metrics {number}",
-                reader,
-                encode=JsonMetricsEncoder(
-                    context.resource,
-                    resource_model=settings.resource_model,
-                    entity_refs=settings.entity_refs,
-                ).requests,
-                send=file.write,
-                split=_no_split,
-                interval_s=settings.interval,
-                options=options,
-            )
-            for number, reader in enumerate(metrics)
-        ]
-        lanes += [
-            EventsLane(
-                f"events {number}",
-                events_reader,
-                encode=JsonLogsEncoder(context.resource, entity_refs=settings.entity_refs).requests,
-                send=file.write,
-                split=_no_split,
-                interval_s=settings.flush_interval,
-                options=options,
-            )
-            for number, events_reader in enumerate(events)
-        ]
-
-        def close() -> None:
-            report.ended()
-            file.close()
-
-        self._worker = Worker(
-            context.id, lanes, clock=context.clock, logger=context.logger, close=close
-        )
-        self._worker.start()
+        self._push.start(metrics, events)
 
     def stop(self, deadline_ns: int) -> None:
-        if self._worker is not None:
-            self._worker.stop(deadline_ns)
-
-
-def _no_split(lines: bytes) -> None:
-    """A file never says that a line is too large."""
+        if self._push is not None:
+            self._push.stop(deadline_ns)
 
 
 COMPONENT = Component(

@@ -7,8 +7,7 @@ delivered only when each of its requests was accepted or refused for good.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
 
 from pydantic import Field, SecretStr
 
@@ -29,12 +28,9 @@ from retina_otel.delivery.environment import (
     signal_url,
 )
 from retina_otel.delivery.http import HttpSender, HttpTarget
-from retina_otel.delivery.lane import Lane, LaneOptions
-from retina_otel.delivery.lanes import EventsLane, MetricsLane
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
-from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.settings import HttpUrl, RetrySettings, TlsSettings
-from retina_otel.delivery.worker import Worker
+from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push
+from retina_otel.delivery.settings import HttpUrl, OtlpCompression, RetrySettings, TlsSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
@@ -61,7 +57,7 @@ class OtlpHttpSettings(Settings):
     """Headers of each request, as for authentication. Never logged. They are added to those of
     OTEL_EXPORTER_OTLP_HEADERS and win over them."""
 
-    compression: Compression | None = None
+    compression: OtlpCompression | None = None
     """`gzip` (level 1), `zstd` (less CPU, smaller), `none`, or `auto`: zstd, and gzip for good once
     the backend answers 400 or 415 to it. Not set: OTEL_EXPORTER_OTLP_COMPRESSION, else gzip."""
 
@@ -102,7 +98,7 @@ class OtlpHttpSettings(Settings):
 
 
 class OtlpHttpExporter:
-    """One destination: a thread, a lane for each reader, a connection for each signal."""
+    """One destination, with a connection for each signal."""
 
     def __init__(
         self,
@@ -122,66 +118,48 @@ class OtlpHttpExporter:
             or _DEFAULT_INTERVAL_S
         )
         self._senders = {signal: self._sender(signal) for signal in ("metrics", "logs")}
-        self._worker: Worker | None = None
-
-    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
-        settings, context = self._settings, self._context
-        report = DeliveryReport(context.ledger, context.logger, context.clock, context.degraded)
-        lanes: list[Lane[Any]] = []
-        for number, metrics_reader in enumerate(metrics):
-            lanes.append(
-                MetricsLane(
-                    f"metrics {number}",
-                    metrics_reader,
-                    encode=MetricsEncoder(
+        self._push = Push(
+            context,
+            settings.retry_on_failure.policy(),
+            MetricsRoute(
+                encode=lambda: (
+                    MetricsEncoder(
                         context.resource,
                         resource_model=settings.resource_model,
                         entity_refs=settings.entity_refs,
-                    ).requests,
-                    send=self._senders["metrics"].send,
-                    split=METRICS.split,
-                    interval_s=self.interval_s,
-                    options=self._options(report, "metrics"),
-                    temporality=self.temporality,
-                )
-            )
-        for number, events_reader in enumerate(events):
-            lanes.append(
-                EventsLane(
-                    f"events {number}",
-                    events_reader,
-                    encode=LogsEncoder(context.resource, entity_refs=settings.entity_refs).requests,
-                    send=self._senders["logs"].send,
-                    split=LOGS.split,
-                    interval_s=settings.events_interval,
-                    options=self._options(report, "logs"),
-                )
-            )
-        if settings.tls.insecure_skip_verify:
-            context.logger.warning(
+                    ).requests
+                ),
+                sender=self._senders["metrics"],
+                split=METRICS.split,
+                interval_s=self.interval_s,
+                timeout_s=self._timeout_s("metrics"),
+                max_bytes=settings.max_request_bytes,
+                temporality=self.temporality,
+                shared=self._shared("metrics", settings.resource_model),
+            ),
+            EventsRoute(
+                encode=lambda: (
+                    LogsEncoder(context.resource, entity_refs=settings.entity_refs).requests
+                ),
+                sender=self._senders["logs"],
+                split=LOGS.split,
+                interval_s=settings.events_interval,
+                timeout_s=self._timeout_s("logs"),
+                max_bytes=settings.max_request_bytes,
+                shared=self._shared("logs"),
+            ),
+        )
+
+    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        if self._settings.tls.insecure_skip_verify:
+            self._context.logger.warning(
                 "tls.insecure_skip_verify is set: whoever is on the way can read and change all"
             )
         self._warn_of_protocol()
-
-        def close() -> None:
-            report.ended()
-            self._close()
-
-        self._worker = Worker(
-            context.id,
-            lanes,
-            clock=context.clock,
-            logger=context.logger,
-            abort=self._abort,
-            close=close,
-        )
-        self._worker.start()
+        self._push.start(metrics, events)
 
     def stop(self, deadline_ns: int) -> None:
-        if self._worker is None:
-            self._close()
-        else:
-            self._worker.stop(deadline_ns)
+        self._push.stop(deadline_ns)
 
     def targets(self) -> dict[str, str]:
         """Where each signal goes, without what may be secret: for logs and `validate`."""
@@ -204,23 +182,13 @@ class OtlpHttpExporter:
                     value,
                 )
 
-    def _abort(self) -> None:
-        for sender in self._senders.values():
-            sender.abort()
-
-    def _close(self) -> None:
-        for sender in self._senders.values():
-            sender.close()
-
-    def _options(self, report: DeliveryReport, signal: str) -> LaneOptions:
+    def _timeout_s(self, signal: str) -> float:
         environment = OtlpEnvironment(self._variables, signal)
-        return LaneOptions(
-            clock=self._context.clock,
-            report=report,
-            timeout_s=self._settings.timeout or environment.timeout_s or _DEFAULT_TIMEOUT_S,
-            retry=self._settings.retry_on_failure.policy(),
-            max_bytes=self._settings.max_request_bytes,
-        )
+        return self._settings.timeout or environment.timeout_s or _DEFAULT_TIMEOUT_S
+
+    def _shared(self, signal: str, *options: object) -> Hashable:
+        compression = self._senders[signal].target.compression
+        return "otlp", signal, compression, self._settings.entity_refs, *options
 
     def _sender(self, signal: str) -> HttpSender:
         settings = self._settings

@@ -14,11 +14,12 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from retina_otel.delivery.lane import LaneOptions
-from retina_otel.delivery.lanes import EventsLane, MetricsLane
+from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, MetricsRoute
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
+from retina_otel.delivery.sender import PlainSender
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.model.signal_types import Event, Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality
@@ -86,45 +87,47 @@ def block(*values: int) -> PointBlock:
 class Rig:
     """One lane on a clock of its own."""
 
-    def __init__(self, backend: Backend, **options: object) -> None:
+    def __init__(
+        self, backend: Backend, *, max_bytes: int = 4 << 20, retry: RetryPolicy | None = None
+    ) -> None:
         self.clock = ManualClock()
         self.bench = Bench(self.clock)
         self.report = DeliveryReport(
             self.bench.ledger, self.bench.logger, self.clock, self.bench.reasons.append
         )
         self.backend = backend
+        self.sender = PlainSender(backend.send)
+        self.max_bytes = max_bytes
         self.options = LaneOptions(
             clock=self.clock,
             report=self.report,
             jitter=False,
             random=random.Random(7),
-            **options,  # type: ignore[arg-type]
+            retry=retry or RetryPolicy(),
         )
         self.metrics = MetricsFeed()
         self.events = EventsFeed()
 
     def metrics_lane(self, temporality: Temporality = Temporality.CUMULATIVE) -> MetricsLane:
-        return MetricsLane(
-            "metrics",
-            self.metrics,
-            encode=MetricsEncoder({}).requests,
-            send=self.backend.send,
+        route = MetricsRoute(
+            encode=lambda: MetricsEncoder({}).requests,
+            sender=self.sender,
             split=METRICS.split,
             interval_s=15.0,
-            options=self.options,
+            max_bytes=self.max_bytes,
             temporality=temporality,
         )
+        return MetricsLane("metrics", self.metrics, route, self.options)
 
     def events_lane(self) -> EventsLane:
-        return EventsLane(
-            "events",
-            self.events,
-            encode=LogsEncoder({}).requests,
-            send=self.backend.send,
+        route = EventsRoute(
+            encode=lambda: LogsEncoder({}).requests,
+            sender=self.sender,
             split=LOGS.split,
             interval_s=1.0,
-            options=self.options,
+            max_bytes=self.max_bytes,
         )
+        return EventsLane("events", self.events, route, self.options)
 
     def run(self, lane: MetricsLane | EventsLane, seconds: float) -> None:
         """Steps the lane whenever it is due, for so long."""

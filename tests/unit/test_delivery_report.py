@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from retina_otel.delivery.lane import Encoded, Lane, LaneOptions
-from retina_otel.delivery.lanes import EventsLane, MetricsLane
-from retina_otel.delivery.otlp_wire import LOGS, METRICS
+from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, MetricsRoute
+from retina_otel.delivery.otlp_wire import LOGS
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
+from retina_otel.delivery.sender import PlainSender
 from retina_otel.delivery.worker import Worker
 from retina_otel.encode.otlp import LogsEncoder
 from retina_otel.testing.exporters import Bench, ManualClock, Source
@@ -124,17 +125,14 @@ def test_a_lane_that_raises_is_reported_and_the_others_go_on(
         return Outcome(Result.ACCEPTED)
 
     options = LaneOptions(clock=rig.clock, report=rig.report, jitter=False)
+    metrics = MetricsRoute(encode=lambda: broken, sender=PlainSender(send), interval_s=1.0)
+    events = EventsRoute(
+        encode=lambda: LogsEncoder({}).requests, sender=PlainSender(send), interval_s=1.0
+    )
     lanes: list[Lane[Any]] = [
-        MetricsLane(
-            "metrics", source.accumulator.reader("x"),
-            encode=broken, send=send, split=METRICS.split, interval_s=1.0, options=options,
-        ),
-        EventsLane(
-            "events", source.buffer.reader("x"),
-            encode=LogsEncoder({}).requests, send=send, split=LOGS.split, interval_s=1.0,
-            options=options,
-        ),
-    ]  # fmt: skip
+        MetricsLane("metrics", source.accumulator.reader("x"), metrics, options),
+        EventsLane("events", source.buffer.reader("x"), events, options),
+    ]
     worker = Worker("test", lanes, clock=rig.clock, logger=rig.bench.logger)
     source.count(a=1)
     source.happen(3)
