@@ -7,20 +7,28 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.encode.prometheus_names import escaped, label_name, label_value
+from retina_otel.encode.prometheus_names import (
+    DEFAULT_STRATEGY,
+    TranslationStrategy,
+    escaped,
+    label_name,
+    label_value,
+)
 from retina_otel.encode.protobuf import utf8
 from retina_otel.encode.set_cache import SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 
 
-def labels(pairs: AttributeSet) -> dict[str, str]:
+def labels(
+    pairs: AttributeSet, strategy: TranslationStrategy = DEFAULT_STRATEGY
+) -> dict[str, str]:
     """Labels of attributes. Values of keys that become one label are joined by `;`, in key order.
 
     An empty value is left out: to Prometheus it is the same as no label.
     """
     out: dict[str, str] = {}
     for key, value in sorted(pairs):
-        name = label_name(key)
+        name = label_name(key, strategy)
         text = label_value(value)
         if name and text:
             out[name] = f"{out[name]};{text}" if name in out else text
