@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "retina_otel.cli.identity_service",
         "Watch the Kubernetes API once, for all agents.",
     ),
+    "dashboards": ("retina_otel.cli.dashboards", "Print a Grafana dashboard and alert rules."),
     "schema": ("retina_otel.cli.schema", "Print the JSON Schema of the configuration."),
     "completion": ("retina_otel.cli.completion", "Print the completion script of a shell."),
     "version": ("retina_otel.cli.version", "Print the version."),
