@@ -202,3 +202,25 @@ def test_the_agents_configuration_is_valid_in_every_example(tmp_path: Path) -> N
             text=True,
         )
         assert done.returncode == 0, f"{example.name}: {done.stderr}"
+
+
+def test_dashboard_and_alerts_go_out_as_they_are_generated() -> None:
+    files = CHART / "files"
+    objects = render("dashboard.enabled=true", "prometheusRule.enabled=true")
+
+    board = one(objects, "ConfigMap", "r-dashboard")
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(board["data"]["retina-otel.json"]) == json.loads(
+        (files / "dashboard.json").read_text()
+    )
+    rules = one(objects, "PrometheusRule", "r")
+    assert rules["spec"] == yaml.safe_load((files / "alerts.yaml").read_text())
+
+
+def test_a_scrape_gets_the_labels_by_which_the_dashboard_groups() -> None:
+    monitor = one(render("podMonitor.enabled=true", "clusterName=blue"), "PodMonitor", "r-agent")
+
+    assert monitor["spec"]["podMetricsEndpoints"][0]["relabelings"] == [
+        {"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "k8s_node_name"},
+        {"targetLabel": "k8s_cluster_name", "replacement": "blue"},
+    ]
