@@ -254,6 +254,8 @@ def _agents(q: PromQL) -> tuple[Panel, ...]:
     failed = q.rate(own.EXPORTER_REQUESTS, *here, Match(_ERROR, ".+", "=~"), window=WINDOW)
     cpu = q.ours(q.rate(own.PROCESS_CPU_TIME, *here, window=WINDOW), own.PIPELINE_SERIES)
     memory = q.ours(q.series(own.PROCESS_MEMORY_USAGE, *here), own.PIPELINE_SERIES)
+    folded = q.series(own.FOLDED_SERIES, *here)
+    folded_by = (Label.of(own.METRIC_NAME), Label.of(_NAMESPACE))
     troubled = q.series(own.COMPONENT_STATUS, *here, Match(_STATE, "degraded|failed", "=~"))
     return (
         Panel(
@@ -306,16 +308,18 @@ def _agents(q: PromQL) -> tuple[Panel, ...]:
             width=8,
         ),
         Panel(
-            "Series, and what was folded",
-            "Live series, and those there was no room for (their counts are in the overflow).",
-            (
-                Query(q.sum_by([NODE], q.series(own.PIPELINE_SERIES, *here)), _legend(q, NODE)),
-                Query(
-                    q.sum_by([NODE], q.series(own.FOLDED_SERIES, *here)),
-                    _legend(q, NODE) + " folded",
-                ),
-            ),
+            "Series",
+            "Live series of an agent.",
+            (Query(q.sum_by([NODE], q.series(own.PIPELINE_SERIES, *here)), _legend(q, NODE)),),
             "short",
             width=8,
+        ),
+        Panel(
+            "No room for",
+            "Series beyond the budget of their metric, by namespace: their counts are in the "
+            "overflow.",
+            (Query(q.sum_by(folded_by, folded), _legend(q, *folded_by)),),
+            "short",
+            width=24,
         ),
     )

@@ -1,0 +1,160 @@
+"""Every alert, by promtool, on series that provoke it and on series that must not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from retina_otel.dashboards.alerts import alerts, rule_file
+from retina_otel.testing.backends import promtool
+
+MINUTES = 150
+Values = str
+"""A sample a minute, as promtool writes them."""
+
+
+def at_node(name: str, values: Values, **labels: str) -> dict[str, Values]:
+    return series(name, values, k8s_cluster_name="c", k8s_node_name="n", **labels)
+
+
+def of_pod(name: str, values: Values, **labels: str) -> dict[str, Values]:
+    """What the pod shop/web sends."""
+    return series(
+        name,
+        values,
+        k8s_cluster_name="c",
+        source_k8s_namespace_name="shop",
+        source_k8s_pod_name="web",
+        network_interface_direction="egress",
+        **labels,
+    )
+
+
+def agent(values: Values = f"1x{MINUTES}") -> dict[str, Values]:
+    return at_node("retina_pipeline_series", values, job="retina-otel", instance="a")
+
+
+def series(name: str, values: Values, **labels: str) -> dict[str, Values]:
+    return {name + "{" + ",".join(f'{k}="{v}"' for k, v in labels.items()) + "}": values}
+
+
+def steady(value: float) -> Values:
+    return f"{value}x{MINUTES}"
+
+
+def growing(a_minute: int) -> Values:
+    return f"0+{a_minute}x{MINUTES}"
+
+
+def component(values: Values) -> dict[str, Values]:
+    return at_node(
+        "retina_component_status",
+        values,
+        retina_component_id="flows",
+        retina_component_state="failed",
+    )
+
+
+def ledger(account: str) -> dict[str, Values]:
+    return at_node("retina_ledger_count_total", growing(1), retina_ledger_account=account)
+
+
+def requests(values: Values, error: str = "") -> dict[str, Values]:
+    labels = {"error_type": error} if error else {}
+    name = "retina_exporter_requests_total"
+    return at_node(name, values, otel_component_name="otlp_http", **labels)
+
+
+def flags(rst: int, syn: int) -> dict[str, Values]:
+    name = "retina_tcp_flag_packets_total"
+    return of_pod(name, growing(rst), retina_tcp_flag="rst") | of_pod(
+        name, growing(syn), retina_tcp_flag="syn"
+    )
+
+
+def dropped(dropped: int, sent: int) -> dict[str, Values]:
+    return of_pod("retina_drop_packets_total", growing(dropped)) | of_pod(
+        "retina_flow_packets_total", growing(sent)
+    )
+
+
+def errors(job: str) -> dict[str, Values]:
+    name = "system_network_errors_total"
+    return agent() | at_node(name, growing(60), job=job, instance="a", network_interface_name="e0")
+
+
+def reload(outcome: str) -> dict[str, Values]:
+    return at_node("retina_config_reloads_total", "0x140 1x10", retina_config_outcome=outcome)
+
+
+PROVOKED: dict[str, tuple[dict[str, Values], dict[str, Values]]] = {
+    "RetinaOtelAgentAway": (agent("1x120 _x30"), agent()),
+    "RetinaOtelComponentInTrouble": (component(steady(1)), component(steady(0))),
+    "RetinaOtelBooksDoNotClose": (
+        at_node("retina_ledger_difference", steady(1)),
+        at_node("retina_ledger_difference", steady(0)),
+    ),
+    "RetinaOtelLost": (ledger("lost"), ledger("seen")),
+    "RetinaOtelCoverageLow": (
+        at_node("retina_coverage_ratio", steady(0.5)),
+        at_node("retina_coverage_ratio", steady(1)),
+    ),
+    "RetinaOtelExporterBlocked": (
+        requests(growing(1), "timeout") | requests(steady(7)),
+        requests(growing(1), "timeout") | requests(growing(1)),
+    ),
+    "RetinaOtelSeriesFolded": (
+        at_node("retina_cardinality_folded_series", steady(5)),
+        at_node("retina_cardinality_folded_series", steady(0)),
+    ),
+    "RetinaOtelConfigurationRefused": (reload("refused"), reload("applied")),
+    "RetinaOtelPacketsDropped": (dropped(120, 6000), dropped(120, 60000)),
+    "RetinaOtelConnectionsReset": (flags(120, 120), flags(120, 900)),
+    "RetinaOtelInterfaceErrors": (errors("retina-otel"), errors("node")),
+}
+"""By alert: series that provoke it, and others, much alike, that must not."""
+
+
+def test_every_alert_is_provoked_here() -> None:
+    assert PROVOKED.keys() == {alert.name for alert in alerts()}
+
+
+def test_promtool_finds_no_fault_in_the_rules(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.yaml"
+    path.write_text(yaml.safe_dump(rule_file()))
+
+    promtool(["check", "rules", "--lint=all", "--lint-fatal", str(path)])
+
+
+@pytest.mark.parametrize("name", sorted(PROVOKED))
+def test_an_alert_fires_when_it_should_and_not_otherwise(name: str, tmp_path: Path) -> None:
+    provoking, harmless = PROVOKED[name]
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rule_file()))
+
+    assert not is_silent(tmp_path, name, provoking)
+    assert is_silent(tmp_path, name, harmless)
+
+
+def is_silent(folder: Path, alert: str, given: dict[str, Values]) -> bool:
+    """Whether the alert does not fire at the end of these series."""
+    test = {
+        "rule_files": ["alerts.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": one, "values": v} for one, v in given.items()],
+                "alert_rule_test": [
+                    {"eval_time": f"{MINUTES - 2}m", "alertname": alert, "exp_alerts": []}
+                ],
+            }
+        ],
+    }
+    path = folder / "test.yaml"
+    path.write_text(yaml.safe_dump(test))
+    done = promtool(["test", "rules", str(path)], check=False)
+    said = done.stdout + done.stderr
+    assert done.returncode == 0 or f"alertname: {alert}" in said, said
+    return done.returncode == 0
