@@ -49,7 +49,10 @@ class Overlays:
         left_out = self._newly_left_out()
         for route in routes:
             if isinstance(route.pipeline, MetricsPipeline) and resolves_identity(route.key):
-                route.pipeline.accumulator.lay_over(overlay)
+                own = overlay
+                if route.classic is not None:
+                    own = route.classic.change(overlay, self.selection.view)
+                route.pipeline.accumulator.lay_over(own)
                 if left_out:
                     # Their last rows may still come in: of the window before this one.
                     route.pipeline.accumulator.doubt(np.array(left_out, np.int32))

@@ -7,7 +7,7 @@ with a pipeline of its own costs no second copy of the series.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from retina_otel.component import Collected
@@ -16,12 +16,15 @@ from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, MetricBatch
 from retina_otel.pipeline.accumulator import TIME_STEP_NS, Accumulator, AccumulatorSettings
 from retina_otel.pipeline.attribute_costs import MetricCardinality
+from retina_otel.pipeline.classic import ClassicMetrics
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
 from retina_otel.pipeline.folding import Folding
 from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
 from retina_otel.pipeline.points import ResourceModel
+from retina_otel.pipeline.selection import View
 
 OWN = "own"
 """Name of the pipeline of the agent's own metrics, and of what feeds it."""
@@ -45,6 +48,8 @@ class RouteKey:
     """JSON of what the accumulator or buffer is told."""
     pod_uids: bool = False
     """One-ended metrics have the UIDs of pods: an exporter makes resources of them."""
+    classic: bool = False
+    """It reports Retina's metrics instead of ours."""
 
 
 def resolves_identity(key: RouteKey) -> bool:
@@ -60,6 +65,8 @@ class Route:
     pipeline: MetricsPipeline | LogsPipeline
     names: list[str]
     exporters: list[str]
+    classic: ClassicMetrics | None = None
+    """What makes Retina's metrics, where the route reports those."""
 
     @property
     def end(self) -> Accumulator | EventBuffer:
@@ -85,19 +92,21 @@ def plan(
 
     def route(key: RouteKey, name: str, settings: PipelineSettings | None) -> Route:
         if key not in routes:
-            pipeline = (
-                old[key].pipeline
-                if key in old
-                else _make(
+            classic = None
+            if key in old:
+                pipeline, classic = old[key].pipeline, old[key].classic
+            else:
+                classic = ClassicMetrics() if key.classic else None
+                pipeline = _make(
                     key,
                     name,
                     settings,
                     endpoints,
                     configuration=configuration,
                     processor=processor,
+                    classic=classic,
                 )
-            )
-            routes[key] = Route(key, pipeline, [], [])
+            routes[key] = Route(key, pipeline, [], [], classic)
         routes[key].names.append(name)
         return routes[key]
 
@@ -115,6 +124,14 @@ def plan(
         )
         found = route(key, name, settings)
         found.exporters += [id_ for id_ in settings.exporters if id_ not in found.exporters]
+        classic = [
+            id_
+            for id_ in settings.exporters
+            if getattr(configuration.exporters[id_].settings, "classic", False)
+        ]
+        if key.signal == "metrics" and classic:
+            retinas = route(replace(key, classic=True, pod_uids=False), f"classic/{name}", settings)
+            retinas.exporters += [id_ for id_ in classic if id_ not in retinas.exporters]
     exporters = dict.fromkeys(
         id_ for one in configuration.pipelines("metrics").values() for id_ in one.exporters
     )
@@ -132,6 +149,7 @@ def _make(
     *,
     configuration: Configuration,
     processor: Callable[[str], AnyProcessor],
+    classic: ClassicMetrics | None,
 ) -> MetricsPipeline | LogsPipeline:
     processors = [processor(id_) for id_ in key.processors]
     if settings is None:
@@ -150,7 +168,7 @@ def _make(
     accumulator = Accumulator(
         endpoints,
         AccumulatorSettings(
-            attributes=settings.attributes,
+            attributes=settings.attributes if classic is None else {},
             pod_uids=key.pod_uids,
             cardinality_limit=settings.cardinality.limit,
             cardinality_per_namespace=settings.cardinality.share,
@@ -158,7 +176,10 @@ def _make(
         ),
     )
     late = LateIdentity(resolvers[0].process_metrics, endpoints=endpoints) if resolvers else None
-    return MetricsPipeline(name, processors, accumulator, late=late)
+    if classic is None:
+        return MetricsPipeline(name, processors, accumulator, late=late)
+    accumulator.lay_over(classic.change(Overlay(), View.REMOTE))
+    return MetricsPipeline(name, processors, accumulator, late=late, derive=classic.derive)
 
 
 def hand_over(old: Iterable[Route], new: Iterable[Route], end_ns: int) -> None:

@@ -6,7 +6,7 @@ events): those that came in = accumulated + dropped by a processor + held back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -37,12 +37,15 @@ class MetricsPipeline:
         accumulator: Accumulator,
         *,
         late: LateIdentity[MetricBatch] | None = None,
+        derive: Callable[[MetricBatch], Iterable[MetricBatch]] | None = None,
     ) -> None:
+        """`derive` makes the batches to accumulate of each that processors pass on."""
         self.name = name
         self.accumulator = accumulator
         self.ledger = Ledger(name, "rows")
         self._processors = tuple(processors)
         self._late = late
+        self._derive = derive
         self._tell = _IdentityAccounts(self.ledger)
 
     def push(self, batches: Iterable[MetricBatch]) -> None:
@@ -53,13 +56,16 @@ class MetricsPipeline:
             for processor in self._processors:
                 if processed is not None:
                     processed = processor.process_metrics(processed)
-            left = len(processed) if processed is not None else 0
+            passed = [processed] if processed is not None else []
+            if self._derive is not None:
+                passed = [one for each in passed for one in self._derive(each)]
+            left = sum(map(len, passed))
             # A processor may also make rows of its own: they come in here.
             self.ledger.add(seen=max(came, left), filtered=max(came - left, 0), held=left)
-            if processed is not None and self._late is not None:
-                processed = self._late.pass_on(processed)
-            if processed is not None:
-                self._accumulate(processed)
+            for one in passed:
+                ready = one if self._late is None else self._late.pass_on(one)
+                if ready is not None:
+                    self._accumulate(ready)
 
     def tick(self, end_ns: int) -> Snapshot:
         """Ends the window: what waited is passed on if it may, and a snapshot is published."""
