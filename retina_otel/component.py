@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
+from retina_otel.delivery.sharing import Sharing
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.durations import ByteSize, Duration, PositiveDuration
 from retina_otel.model.interfaces import InterfaceRegistry
@@ -146,6 +147,8 @@ class Context:
     """The node's network namespaces; None where the kernel layer is not there."""
     translations: Translations | None = None
     sockets: SocketOwners | None = None
+    sharing: Sharing = field(default_factory=Sharing)
+    """What the exporters of this agent do once for all of them."""
     learned: Callable[[Mapping[str, str | int | bool]], None] = lambda attributes: None
     """Adds to the agent's resource what an extension has learned (cluster uid, cloud): it takes
     effect at the next tick, as a reload does. Any thread."""

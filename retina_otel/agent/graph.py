@@ -31,6 +31,7 @@ from retina_otel.component import (
     Ticking,
 )
 from retina_otel.config.load import Configuration, Instance
+from retina_otel.delivery.sharing import Sharing
 from retina_otel.errors import RetinaError
 from retina_otel.model.batches import Window
 from retina_otel.model.interfaces import InterfaceRegistry
@@ -83,6 +84,7 @@ class Graph:
         self._extensions: dict[str, Extension] = {}
         self._routes: dict[RouteKey, Route] = {}
         self._readers = Readers()
+        self._sharing = Sharing()
         self._overlays = Overlays(self.endpoints)
         self._fed: dict[str, list[RouteKey]] = {}
         self._end_ns = 0
@@ -236,6 +238,7 @@ class Graph:
             translations=self._facts.translations,
             sockets=self._facts.sockets,
             resource=dict(resource),
+            sharing=self._sharing,
             degraded=lambda reason: self._degraded(key, reason),
             status=self._status,
             cardinality=lambda: cardinality(self._running()),

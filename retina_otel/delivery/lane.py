@@ -12,29 +12,18 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import Backoff, RetryPolicy
 from retina_otel.delivery.sender import Packed, Sender
+from retina_otel.delivery.sharing import Encode, Sharing
 from retina_otel.pipeline.points import EventsExport, MetricsExport
 
 _S = 10**9
 _SMALLEST_REQUEST = 1024
 _FLUSH_DELAY_S = 0.25
-
-
-class Encoded(Protocol):
-    """A complete request as encoders yield it."""
-
-    @property
-    def body(self) -> bytes: ...
-
-    @property
-    def n_items(self) -> int:
-        """Points or records in it."""
-
 
 Split = Callable[[bytes], tuple[bytes, bytes] | None]
 """Two requests of n // 2 and n - n // 2 items, in order; None for what can't be divided."""
@@ -54,8 +43,9 @@ class LaneOptions:
     clock: Clock
     report: DeliveryReport
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    jitter: bool = True
-    """Begin at a random moment of the first interval, so that nodes do not push all at once."""
+    sharing: Sharing = field(default_factory=Sharing)
+    aligned: bool = False
+    """Begin where all exporters of the agent do, instead of at once."""
     random: random.Random = field(default_factory=random.Random)
 
 
@@ -63,6 +53,8 @@ class LaneOptions:
 class Route:
     """Where the lanes of one signal lead."""
 
+    encode: Callable[[], Encode]
+    """Makes an encoder: one for each lane, or one for all that share it."""
     sender: Sender
     interval_s: float
     split: Split = indivisible
@@ -71,8 +63,8 @@ class Route:
     max_bytes: int = 4 << 20
     """Largest request before compression."""
     shared: Hashable | None = None
-    """Exporters whose packed requests are the same bytes for the same data have equal keys; the
-    resource need not be in it."""
+    """Exporters whose packed requests are the same bytes for the same data have equal keys. What is
+    the same for all of an agent, as the resource, need not be in it. None: nobody else's are."""
 
 
 class Lane(ABC, Generic[Export]):
@@ -86,14 +78,17 @@ class Lane(ABC, Generic[Export]):
         self.finished = False
         """Set once a flush has nothing left to do."""
         self._route = route
+        self._encoder = options.sharing.encoder(route.shared, route.encode)
         self._options = options
         self._clock = options.clock
         self._report = options.report
         self._backoff = Backoff(options.retry, options.random)
         self._interval_ns = max(1, int(route.interval_s * _S))
-        first = int(options.random.random() * self._interval_ns) if options.jitter else 0
-        self._tick_ns = self._clock.monotonic_ns() + first
+        self._tick_ns = now = self._clock.monotonic_ns()
         """When the next export shall begin."""
+        if options.aligned:
+            offset_ns = int(options.sharing.phase * self._interval_ns)
+            self._tick_ns += (offset_ns - now) % self._interval_ns
         self.due_ns = self._tick_ns
         self._export: Export | None = None
         self._requests: Iterator[Packed] = iter(())
@@ -106,9 +101,6 @@ class Lane(ABC, Generic[Export]):
 
     @abstractmethod
     def _take(self) -> Export | None: ...
-
-    @abstractmethod
-    def _encode(self, export: Export) -> Iterator[Encoded]: ...
 
     @abstractmethod
     def _size(self, export: Export) -> int: ...
@@ -146,7 +138,9 @@ class Lane(ABC, Generic[Export]):
             self._export = self._take()
             if self._export is None:
                 return
-            self._requests = self._pack(self._encode(self._export))
+            self._requests = self._encoder.requests(
+                self._export, self.max_bytes, self._route.sender.pack
+            )
         request = self._next_request()
         if request is None:
             self._settle()
@@ -198,18 +192,21 @@ class Lane(ABC, Generic[Export]):
         self._waiting.appendleft(pack(halves[0], first))
         return True
 
-    def _pack(self, requests: Iterator[Encoded]) -> Iterator[Packed]:
-        return (self._route.sender.pack(each.body, each.n_items) for each in requests)
-
     def _answered(self, request: Packed, outcome: Outcome) -> None:
         now = self._clock.monotonic_ns()
         self.due_ns = now
         if outcome.result is Result.ACCEPTED:
             if outcome.reason:
                 self._report.warn(outcome)
-            rejected = min(outcome.rejected, request.n_items)
+            left = outcome.remainder
+            n_settled = request.n_items - (left.n_items if left is not None else 0)
+            rejected = min(outcome.rejected, n_settled)
             self._lost["rejected"] += rejected
-            self._accepted += request.n_items - rejected
+            self._accepted += n_settled - rejected
+            if left is not None:
+                self._waiting[0] = left
+                self._failed(now, outcome)
+                return
             self._settled()
             self._report.passed(self.name)
         elif outcome.result is Result.TOO_LARGE and self._halve():

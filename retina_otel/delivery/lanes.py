@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from retina_otel.delivery.lane import Encoded, Lane, LaneOptions, Route
+from retina_otel.delivery.lane import Lane, LaneOptions, Route
+from retina_otel.delivery.sharing import Encoded
 from retina_otel.pipeline.points import (
     EventBlock,
     EventsExport,
@@ -26,12 +27,12 @@ _FIRST_SNAPSHOT_NS = 10**9
 
 EncodeMetrics = Callable[[Sequence[PointBlock], int], Iterator[Encoded]]
 EncodeEvents = Callable[[Sequence[EventBlock], int], Iterator[Encoded]]
+"""As `sharing.Encode`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricsRoute(Route):
     encode: Callable[[], EncodeMetrics]
-    """Makes an encoder, one for each reader: blocks and the bound of a request to requests."""
     temporality: Temporality = Temporality.CUMULATIVE
 
 
@@ -56,7 +57,6 @@ class MetricsLane(Lane[MetricsExport]):
     ) -> None:
         super().__init__(name, route, options)
         self._reader = reader
-        self._encode_blocks = route.encode()
         self._temporality = route.temporality
         self._last_sequence: int | None = None
 
@@ -74,9 +74,6 @@ class MetricsLane(Lane[MetricsExport]):
             self.due_ns = min(self._tick_ns, soon)
         return None
 
-    def _encode(self, export: MetricsExport) -> Iterator[Encoded]:
-        return self._encode_blocks(export.blocks, self.max_bytes)
-
     def _size(self, export: MetricsExport) -> int:
         return export.n_points
 
@@ -85,15 +82,22 @@ class MetricsLane(Lane[MetricsExport]):
         self._reader.acknowledge(export)
 
     def _gives_way(self, now: int) -> bool:
-        # A delta of which a part has arrived is worth its retries: sent again, that part would
-        # count twice. Cumulative values may be sent again without harm.
-        untouched = self._accepted == 0 and not self._lost.total()
         late = now >= self._tick_ns or self._deadline_ns is not None
-        return late and (untouched or self._temporality is Temporality.CUMULATIVE)
+        return late and self._again()
+
+    def _again(self) -> bool:
+        """Whether what is left of an export may be given up, because newer points hold it too.
+
+        A delta of which a part has arrived is tried for as long as it takes: taken anew, that part
+        would count twice. Meanwhile the next delta grows. Cumulative values may always be sent
+        again."""
+        untouched = self._accepted == 0 and not self._lost.total()
+        return untouched or self._temporality is Temporality.CUMULATIVE
 
     def _overdue(self, now: int) -> None:
-        self._settle(superseded=True)
-        self.due_ns = max(self.due_ns, self._tick_ns)
+        if self._again():
+            self._settle(superseded=True)
+            self.due_ns = max(self.due_ns, self._tick_ns)
 
     def _after_export(self, now: int) -> int:
         return self._tick_ns if self._deadline_ns is None else now
@@ -123,7 +127,6 @@ class EventsLane(Lane[EventsExport]):
     ) -> None:
         super().__init__(name, route, options)
         self._reader = reader
-        self._encode_blocks = route.encode()
         self._shed = 0
 
     def step(self) -> None:
@@ -137,9 +140,6 @@ class EventsLane(Lane[EventsExport]):
             self.finished = self._deadline_ns is not None
             self.due_ns = self._tick_ns
         return export
-
-    def _encode(self, export: EventsExport) -> Iterator[Encoded]:
-        return self._encode_blocks(export.blocks, self.max_bytes)
 
     def _size(self, export: EventsExport) -> int:
         return export.n_events

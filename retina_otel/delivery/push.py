@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from retina_otel.delivery.lane import Encoded, Lane, LaneOptions, Split, indivisible
+from retina_otel.delivery.lane import Lane, LaneOptions, Split, indivisible
 from retina_otel.delivery.lanes import (
     EncodeEvents,
     EncodeMetrics,
@@ -23,6 +23,7 @@ from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.sender import Packed, PlainSender, Sender
+from retina_otel.delivery.sharing import Encoded, Sharing
 from retina_otel.delivery.worker import Worker
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventsReader, MetricsReader
@@ -62,6 +63,9 @@ class PushContext(Protocol):
     def ledger(self) -> Ledger: ...
 
     @property
+    def sharing(self) -> Sharing: ...
+
+    @property
     def degraded(self) -> Callable[[str], None]: ...
 
 
@@ -75,15 +79,15 @@ class Push:
         metrics: MetricsRoute | None = None,
         events: EventsRoute | None = None,
         *,
-        jitter: bool = True,
+        at_once: bool = False,
     ) -> None:
-        """`jitter`: begin at a random moment of the first interval. A signal without a route is
-        not taken."""
+        """A signal without a route is not taken. `at_once`: the first export need not wait for the
+        moment at which all exporters of the agent begin."""
         self._context = context
         self._retry = retry or RetryPolicy()
         self._metrics = metrics
         self._events = events
-        self._jitter = jitter
+        self._at_once = at_once
         routes = [route for route in (metrics, events) if route is not None]
         self._senders = list({id(route.sender): route.sender for route in routes}.values())
         self._report = DeliveryReport(
@@ -94,7 +98,11 @@ class Push:
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         context = self._context
         options = LaneOptions(
-            clock=context.clock, report=self._report, retry=self._retry, jitter=self._jitter
+            clock=context.clock,
+            report=self._report,
+            retry=self._retry,
+            sharing=context.sharing,
+            aligned=not self._at_once,
         )
         lanes: list[Lane[Any]] = []
         if self._metrics is not None:

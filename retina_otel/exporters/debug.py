@@ -99,7 +99,7 @@ class DebugExporter:
                 sender=sender,
                 interval_s=settings.events_interval,
             ),
-            jitter=False,
+            at_once=True,
         )
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:

@@ -111,7 +111,7 @@ class FileExporter:
                 sender=sender,
                 interval_s=settings.flush_interval,
             ),
-            jitter=False,
+            at_once=True,
         )
         self._push.start(metrics, events)
 

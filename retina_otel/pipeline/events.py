@@ -86,6 +86,8 @@ class EventBuffer:
         self._lock = threading.Lock()
         self._chunks: deque[_Chunk] = deque()
         self._readers: list[BufferReader] = []
+        self._exports: dict[tuple[int, int], EventsExport] = {}
+        """What was taken of the present chunks, by cursor and bound: the same for all readers."""
         self._first = 0
         self._end = 0
         self._n_bytes = 0
@@ -116,6 +118,7 @@ class EventBuffer:
         """Drops what every reader has acknowledged, and what is beyond the bound. Tick thread."""
         dropped: list[EventBlock] = []
         with self._lock:
+            self._exports.clear()
             done = min((reader.cursor for reader in self._readers), default=self._end)
             while self._chunks and self._chunks[0].end <= done:
                 dropped.append(self._drop_oldest())
@@ -192,6 +195,7 @@ class EventBuffer:
             sizes += self._bytes_of(ids)
         bytes_until = np.cumsum(sizes)
         with self._lock:
+            self._exports.clear()
             chunk = _Chunk(self._end, block, bytes_until)
             self._chunks.append(chunk)
             self._end = chunk.end
@@ -237,25 +241,31 @@ class EventBuffer:
         with self._lock:
             reader.lose(self._first)
             reader.holds = None
-            blocks: list[EventBlock] = []
-            end = reader.cursor
-            room = max_bytes
-            for chunk in self._chunks:
-                if chunk.end <= end or room <= 0:
-                    continue
-                low = max(end - chunk.first, chunk.offset)
-                limit = chunk.bytes_before(low) + room
-                high = int(np.searchsorted(chunk.bytes_until, limit, side="right"))
-                if high == low and not blocks:
-                    high = low + 1
-                if high > low:
-                    blocks.append(_part(chunk.block, low, high))
-                    end = chunk.first + high
-                room = limit - chunk.bytes_before(high) if high == len(chunk.bytes_until) else 0
-            if not blocks:
+            cursor = (reader.cursor, max_bytes)
+            export = self._exports.get(cursor) or self._export(*cursor)
+            if not export.blocks:
                 return None
+            self._exports[cursor] = export
             reader.holds = self.sets.generation
-            reader.taken_until = end
+            reader.taken_until = export.sequence
+        return export
+
+    def _export(self, end: int, max_bytes: int) -> EventsExport:
+        """The events from number `end` on."""
+        blocks: list[EventBlock] = []
+        room = max_bytes
+        for chunk in self._chunks:
+            if chunk.end <= end or room <= 0:
+                continue
+            low = max(end - chunk.first, chunk.offset)
+            limit = chunk.bytes_before(low) + room
+            high = int(np.searchsorted(chunk.bytes_until, limit, side="right"))
+            if high == low and not blocks:
+                high = low + 1
+            if high > low:
+                blocks.append(_part(chunk.block, low, high))
+                end = chunk.first + high
+            room = limit - chunk.bytes_before(high) if high == len(chunk.bytes_until) else 0
         return EventsExport(end, blocks)
 
 

@@ -9,7 +9,7 @@ the same events, until they are shed and counted). A reader is used by one threa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Protocol
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import Histogram, Rows, Values
 from retina_otel.model.signals import Event, Metric
+from retina_otel.pipeline.once import Once
 
 
 class Temporality(Enum):
@@ -74,6 +75,8 @@ class MetricsExport:
     sequence: int
     """Number of the snapshot; the same number means the same contents to every reader."""
     blocks: Sequence[PointBlock]
+    once: Once = field(default_factory=Once, compare=False, repr=False)
+    """What exporters make of it alike: others may have been given the same export."""
 
     @property
     def n_points(self) -> int:
@@ -115,6 +118,8 @@ class EventBlock:
 class EventsExport:
     sequence: int
     blocks: Sequence[EventBlock]
+    once: Once = field(default_factory=Once, compare=False, repr=False)
+    """As that of a MetricsExport."""
 
     @property
     def n_events(self) -> int:

@@ -5,12 +5,15 @@ had been acknowledged when that export was taken. A series born after A1 is new 
 zero point at its start comes first. One that ended after A1 is due with its final value; one that
 ended after A0 and up to A1 had its final value acknowledged, and is now marked stale; one that
 ended up to A0 had its marker acknowledged too and is of no interest any more.
+
+So readers of one kind with the same two numbers are given the same export, made once.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +27,18 @@ from retina_otel.pipeline.snapshots import LIVE, Snapshot, TableSnapshot
 _MS = 1_000_000
 
 _Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a reader needs of a snapshot to acknowledge it; the rest may go."""
+
+    sequence: int
+    time_ns: int
+    before: int
+    """The snapshot that had been acknowledged when this one was taken."""
+    baseline: tuple[TableSnapshot, ...]
+    """Empty for cumulative readers."""
 
 
 class SnapshotReader:
@@ -51,8 +66,8 @@ class SnapshotReader:
         self._acknowledged = 0
         self._before = 0
         self._acknowledged_ns = 0
-        self._baseline: Snapshot | None = None
-        self._taken: tuple[Snapshot, int] | None = None
+        self._baseline: tuple[TableSnapshot, ...] = ()
+        self._taken: _Taken | None = None
 
     @property
     def done(self) -> int:
@@ -72,7 +87,13 @@ class SnapshotReader:
         snapshot = self.hold()
         if snapshot is None:
             return None
-        self._taken = (snapshot, self._acknowledged)
+        baseline = snapshot.tables if self._delta else ()
+        self._taken = _Taken(snapshot.sequence, snapshot.time_ns, self._acknowledged, baseline)
+        kind = (self._delta, self._zero_points, self._stale_markers)
+        cursor = (self._acknowledged, self._before)
+        return snapshot.once.get((kind, cursor), lambda: self._export(snapshot))
+
+    def _export(self, snapshot: Snapshot) -> MetricsExport:
         blocks = [
             block
             for table in snapshot.tables
@@ -89,15 +110,14 @@ class SnapshotReader:
     def acknowledge(self, export: MetricsExport) -> None:
         """Of the newest `take()` only: an older export's acknowledgement changes nothing, so that
         what it held is sent again."""
-        if self._taken is None or self._taken[0].sequence != export.sequence:
+        taken = self._taken
+        if taken is None or taken.sequence != export.sequence:
             return
-        snapshot, before = self._taken
         self._taken = None
-        if self._delta:
-            self._baseline = snapshot
+        self._baseline = taken.baseline
         with self._lock:
-            self._before, self._acknowledged = before, snapshot.sequence
-            self._acknowledged_ns = snapshot.time_ns
+            self._before, self._acknowledged = taken.before, taken.sequence
+            self._acknowledged_ns = taken.time_ns
             self.holds = None
 
     def _blocks(self, snapshot: Snapshot, table: TableSnapshot) -> Iterator[PointBlock]:
@@ -181,8 +201,8 @@ class SnapshotReader:
         """What was added since the snapshot acknowledged last. A row that was given to another
         series since then counts from zero. A metric may be in another table by now: its rows are
         the same."""
-        tables = self._baseline.tables if self._baseline is not None else ()
-        known = next((one.columns[metric] for one in tables if metric in one.columns), None)
+        baseline = self._baseline
+        known = next((one.columns[metric] for one in baseline if metric in one.columns), None)
         if known is None:
             return values
         before = known.values

@@ -4,7 +4,7 @@ again."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import Histogram, Values
 from retina_otel.model.signals import Metric
 from retina_otel.pipeline.columns import Amount, Sums
+from retina_otel.pipeline.once import Once
 
 LIVE = int(np.iinfo(np.int64).max)
 """`ended` of a series that has not."""
@@ -68,6 +69,8 @@ class Snapshot:
     tables: tuple[TableSnapshot, ...]
     """In the order in which they were made: a table keeps its place."""
     sets: AttributeSets
+    once: Once = field(default_factory=Once, compare=False, repr=False)
+    """Exports of it, for the readers that would make the same."""
 
 
 @dataclass(frozen=True, slots=True)

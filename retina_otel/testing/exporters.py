@@ -95,6 +95,8 @@ class MetricsFeed:
             self.taken += 1
             return self._newest
 
+    def let_go(self) -> None: ...
+
     def acknowledge(self, export: MetricsExport) -> None:
         with self._lock:
             self.acknowledged.append(export.sequence)

@@ -101,7 +101,6 @@ class Rig:
         self.options = LaneOptions(
             clock=self.clock,
             report=self.report,
-            jitter=False,
             random=random.Random(7),
             retry=retry or RetryPolicy(),
         )

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
-from retina_otel.delivery.lane import Encoded, Lane, LaneOptions
+from retina_otel.delivery.lane import Lane, LaneOptions
 from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, MetricsRoute
 from retina_otel.delivery.otlp_wire import LOGS
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.sender import PlainSender
+from retina_otel.delivery.sharing import Encoded
 from retina_otel.delivery.worker import Worker
 from retina_otel.encode.otlp import LogsEncoder
 from retina_otel.testing.exporters import Bench, ManualClock, Source
@@ -124,7 +125,7 @@ def test_a_lane_that_raises_is_reported_and_the_others_go_on(
         taken.append(body)
         return Outcome(Result.ACCEPTED)
 
-    options = LaneOptions(clock=rig.clock, report=rig.report, jitter=False)
+    options = LaneOptions(clock=rig.clock, report=rig.report)
     metrics = MetricsRoute(encode=lambda: broken, sender=PlainSender(send), interval_s=1.0)
     events = EventsRoute(
         encode=lambda: LogsEncoder({}).requests, sender=PlainSender(send), interval_s=1.0
