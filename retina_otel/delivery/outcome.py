@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from retina_otel.delivery.sender import Packed
 
 
 class Result(Enum):
@@ -30,6 +33,8 @@ class Outcome:
     """Points or records of an accepted request that the backend did not take (partial success)."""
     retry_after_s: float | None = None
     """How long the backend asked to be left alone."""
+    remainder: Packed | None = None
+    """Of an accepted request what the backend did not take now, but may take later."""
 
 
 class Clock(Protocol):

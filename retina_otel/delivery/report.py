@@ -1,10 +1,11 @@
 """What an exporter did, in its ledger, its log and its state: each item in exactly one account.
 
-    seen = drained (accepted) + not_ours{points_superseded} + lost{<unit>_<why>}
+    seen = drained (accepted) + not_ours{points_superseded, events_kept} + lost{<unit>_<why>} + held
 
 Items are points and events together, told apart by the names of the accounts and by the ledger's
 `exports`, which count requests, bytes and failures too. A superseded point is not lost: a newer
-value of its series is sent instead.
+value of its series is sent instead. Held are events that wait on the disk; those still there at the
+end are kept, and seen anew (`events_resumed`) by who reads them there.
 """
 
 from __future__ import annotations
@@ -47,13 +48,47 @@ class DeliveryReport:
 
     def request(self, unit: str, n_bytes: int, outcome: Outcome) -> None:
         """One request (or write) was answered, of so many bytes before compression."""
-        passed = outcome.result is Result.ACCEPTED and not outcome.rejected
+        whole = not outcome.rejected and outcome.remainder is None
+        passed = outcome.result is Result.ACCEPTED and whole
         self._ledger.count_request(unit, n_bytes, "" if passed else outcome.reason)
 
-    def settle(self, unit: str, *, accepted: int, lost: Counter[str], superseded: int = 0) -> None:
-        """Books the items of one export, all at once. `unit` is "points" or "events"."""
-        self._ledger.add_export(unit, exported=accepted, failed=lost, superseded=superseded)
+    def settle(
+        self,
+        unit: str,
+        *,
+        accepted: int,
+        lost: Counter[str],
+        superseded: int = 0,
+        held: int = 0,
+    ) -> None:
+        """Books the items of one export, all at once. `unit` is "points" or "events"; `held` of
+        them were booked as such."""
+        self._ledger.add_export(
+            unit, exported=accepted, failed=lost, superseded=superseded, held=held
+        )
         self._unsent[unit] += lost["shutdown"]
+
+    def hold(self, n_events: int) -> None:
+        """So many events were put on the disk, to be settled later."""
+        self._ledger.add(seen=n_events, held=n_events)
+
+    def resume(self, n_events: int) -> None:
+        """So many were there, from an earlier process."""
+        self._ledger.set_beside("events_resumed", n_events)
+        self.hold(n_events)
+        if n_events:
+            self._logger.info("%d events of an earlier run are on the disk, to be sent", n_events)
+
+    def on_disk(self, n_bytes: int, set_aside: int) -> None:
+        """What the spool's files take now, and how many were found damaged."""
+        self._ledger.set_beside("spool_bytes", n_bytes)
+        self._ledger.set_beside("spool_set_aside", set_aside)
+
+    def keep(self, n_events: int) -> None:
+        """The end: so many stay on the disk, for who comes after."""
+        self._ledger.add(not_ours={"events_kept": n_events} if n_events else None, held=-n_events)
+        if n_events:
+            self._logger.info("%d events stay on the disk, for the next start", n_events)
 
     def failed(self, lane: str, outcome: Outcome) -> None:
         """A request did not pass; the exporter counts as degraded until one of this lane does."""

@@ -1,0 +1,73 @@
+"""A connection string of Application Insights, taken apart and checked.
+
+Its instrumentation key says where data lands and lets anybody add to it: it is in no message and no
+repr.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from retina_otel.delivery.http import fault_of_url
+from retina_otel.errors import ConfigError
+
+VARIABLE = "APPLICATIONINSIGHTS_CONNECTION_STRING"
+_DEFAULT_ENDPOINT = "https://dc.services.visualstudio.com"
+_KEY = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_REMEDY = (
+    "Copy it whole from the resource's overview page in the Azure portal: "
+    "InstrumentationKey=...;IngestionEndpoint=https://..."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionString:
+    """Where to send."""
+
+    instrumentation_key: str = field(repr=False)
+    endpoint: str
+    """Base URL of ingestion, without a slash at its end."""
+    audience: str = ""
+    """What Entra's tokens are for; empty: Azure Monitor of the public cloud."""
+
+    def text(self) -> str:
+        """Complete, so that nothing is added to it from the environment."""
+        parts = {
+            "InstrumentationKey": self.instrumentation_key,
+            "IngestionEndpoint": self.endpoint,
+            "LiveEndpoint": self.endpoint,
+            **({"AADAudience": self.audience} if self.audience else {}),
+        }
+        return ";".join(f"{name}={value}" for name, value in parts.items())
+
+
+def parse(text: str, source: str) -> ConnectionString:
+    """`source` says in errors where the text is from. Raises ConfigError, which does not show it.
+
+    Pairs may be separated by more than one semicolon, and one may stand at the end; names are known
+    in any case.
+    """
+    pairs: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(";"))):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"{source} has a part that is no name=value pair", _REMEDY)
+        pairs[name.strip().lower()] = value.strip()
+    key = pairs.get("instrumentationkey", "").lower()
+    if not _KEY.fullmatch(key):
+        what = "an InstrumentationKey that is no UUID" if key else "no InstrumentationKey"
+        raise ConfigError(f"{source} has {what}", _REMEDY)
+    if pairs.get("authorization", "ikey").lower() != "ikey":
+        raise ConfigError(f"{source} wants an authorization that is not ikey", _REMEDY)
+    endpoint = pairs.get("ingestionendpoint", "")
+    if not endpoint and pairs.get("endpointsuffix"):
+        location = pairs.get("location", "")
+        endpoint = f"https://{location and location + '.'}dc.{pairs['endpointsuffix']}"
+    endpoint = (endpoint or _DEFAULT_ENDPOINT).rstrip("/")
+    parts = urlsplit(endpoint)
+    if (fault := fault_of_url(endpoint)) or parts.query or "@" in parts.netloc or "=" in endpoint:
+        fault = fault or "is not scheme, host and port alone"
+        raise ConfigError(f"{source} has an IngestionEndpoint that {fault}", _REMEDY)
+    return ConnectionString(key, endpoint, pairs.get("aadaudience", ""))

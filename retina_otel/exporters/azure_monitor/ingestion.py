@@ -1,0 +1,194 @@
+"""Sends packed envelopes to Azure Monitor through the client of Azure's own exporter.
+
+Its pipeline adds what Azure wants (tokens, user agent, request ids); the end of it is ours: one
+connection, a bounded answer, a timeout for the whole, and a socket that can be cut. Nothing that
+Azure, Entra or the network does raises here.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from http.client import HTTPException
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+import urllib3
+from azure.core.exceptions import AzureError
+from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
+from urllib3.exceptions import HTTPError
+
+from retina_otel.delivery.compression import Compression, Compressor
+from retina_otel.delivery.connections import Connections, explain
+from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.proxies import proxy_for
+from retina_otel.delivery.responses import Response
+from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.tls import TlsOptions
+from retina_otel.errors import RetinaError
+from retina_otel.exporters.azure_monitor.answers import judge
+from retina_otel.exporters.azure_monitor.connection_string import ConnectionString
+from retina_otel.exporters.azure_monitor.envelopes import taken_apart, together
+from retina_otel.exporters.azure_monitor.sdk import Answer, Transport, quiet
+
+_MOST_REDIRECTS = 5
+_MAX_ANSWER_BYTES = 1 << 20
+"""An answer to a part of a request has a line for each envelope that was refused."""
+_AZURE = (
+    ".applicationinsights.azure.com",
+    ".applicationinsights.azure.cn",
+    ".applicationinsights.azure.us",
+    ".monitor.azure.com",
+    ".monitor.azure.cn",
+    ".monitor.azure.us",
+    ".services.visualstudio.com",
+)
+"""A redirect leads to the same host, or from one of these to another of the same: it carries what
+proves who sends."""
+
+
+class IngestionSender:
+    """One resource of Application Insights. Used by one thread; `abort` may be called from any."""
+
+    def __init__(
+        self,
+        target: ConnectionString,
+        *,
+        clock: Clock,
+        tls: TlsOptions,
+        compression: Compression = Compression.GZIP,
+        credential: Any = None,
+    ) -> None:
+        """Raises ConfigError if TLS files or the connection string can't be used."""
+        self.shown = target.endpoint
+        self._key = target.instrumentation_key
+        self._clock = clock
+        self._compressor = Compressor(compression)
+        self._network = _Network(target.endpoint, tls)
+        self._client = quiet(AzureMonitorMetricExporter, target, self._network, credential).client
+
+    def pack(self, body: bytes, n_items: int) -> Packed:
+        data, encoding = self._compressor.compress(body)
+        return Packed(data, encoding, n_items, len(body))
+
+    def send(self, packed: Packed, timeout_s: float) -> Outcome:
+        """Posts a request. At most `timeout_s` for connecting and for each wait on the network;
+        getting a token has its own timeouts."""
+        self._network.begin(timeout_s)
+        headers = {"Content-Encoding": packed.encoding} if packed.encoding else {}
+        refusal: Exception | None = None
+        try:
+            # Bytes are read as a file is, though only files are declared.
+            self._client.track(packed.data, headers=headers)  # type: ignore[call-overload]
+        except (AzureError, ValueError) as error:
+            refusal = error  # of the answer, which we read ourselves, or for lack of a token
+        except (HTTPError, HTTPException, OSError) as error:
+            self._network.reset()
+            return explain(error, self.shown)
+        except RetinaError as error:
+            return Outcome(Result.RETRY, "tls_files", error.message, error.remedy)
+        answer = self._network.answer
+        if answer is None:
+            return self._no_token(refusal)
+        verdict = judge(answer, packed.n_items, self.shown, self._clock.wall_ns())
+        outcome = replace(
+            verdict.outcome, message=verdict.outcome.message.replace(self._key, "<key>")
+        )
+        if verdict.again:
+            envelopes = taken_apart(packed.body())
+            left = [envelopes[index] for index in verdict.again]
+            return replace(outcome, remainder=self.pack(together(left), len(left)))
+        return outcome
+
+    def abort(self) -> None:
+        self._network.abort()
+
+    def close(self) -> None:
+        self._network.reset()
+
+    def _no_token(self, refusal: Exception | None) -> Outcome:
+        said = str(refusal).partition("\n")[0].strip() or "no token"
+        return Outcome(
+            Result.RETRY,
+            "credential",
+            f"{self.shown}: not sent, for Entra gives no token: {said}",
+            "Check auth.azure_ad: whether that identity exists here and may be used by this pod",
+        )
+
+
+class _Network(Transport):
+    """Posts over one connection, and follows redirects to where Azure may lead."""
+
+    def __init__(self, endpoint: str, tls: TlsOptions) -> None:
+        self.answer: Response | None = None
+        """The last one since `begin`."""
+        self._tls = tls
+        self._timeout_s = 0.0
+        self._aborted = threading.Event()
+        self._configured = self._origin = urlsplit(endpoint)
+        self._connections = self._connect()
+
+    def begin(self, timeout_s: float) -> None:
+        self.answer = None
+        self._timeout_s = timeout_s
+
+    def send(self, request: Any, **options: Any) -> Answer:
+        path = urlsplit(request.url).path
+        for _ in range(_MOST_REDIRECTS):
+            self.answer = self._post(path, request.content, dict(request.headers))
+            place = urlsplit(self.answer.header("Location") or "")
+            if self.answer.status not in {307, 308} or not self._may_lead_to(place):
+                break
+            self._move(place)
+        assert self.answer is not None
+        return Answer(request, self.answer)
+
+    def reset(self) -> None:
+        """Closes; the next request opens a new connection, to the configured endpoint."""
+        self._connections.reset()
+        if self._origin != self._configured:
+            self._move(self._configured)
+
+    def abort(self) -> None:
+        self._aborted.set()
+        self._connections.abort()
+
+    def _post(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
+        if self._aborted.is_set():
+            raise ConnectionAbortedError("the exporter is stopping")
+        answer = self._connections.pool().urlopen(
+            "POST",
+            self._connections.path(path),
+            body=body,
+            headers=headers,
+            timeout=urllib3.Timeout(total=self._timeout_s),
+            retries=False,
+            redirect=False,
+            assert_same_host=False,
+            preload_content=False,
+            decode_content=True,
+        )
+        try:
+            text = answer.read(_MAX_ANSWER_BYTES)
+            if answer.read(1):
+                answer.close()
+        except (HTTPError, HTTPException, OSError):
+            text = b""
+            answer.close()
+        finally:
+            answer.release_conn()
+        return Response(answer.status, dict(answer.headers.items()), text)
+
+    def _may_lead_to(self, place: SplitResult) -> bool:
+        here, there = self._origin.hostname or "", place.hostname or ""
+        known = any(here.endswith(suffix) and there.endswith(suffix) for suffix in _AZURE)
+        return place.scheme == self._origin.scheme and (there == here or known)
+
+    def _move(self, place: SplitResult) -> None:
+        self._connections.reset()
+        self._origin = place
+        self._connections = self._connect()
+
+    def _connect(self) -> Connections:
+        origin = self._origin
+        return Connections(origin, self._tls, proxy=proxy_for(origin.scheme, origin.hostname or ""))
