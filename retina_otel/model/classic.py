@@ -87,19 +87,19 @@ FORWARD_COUNT = ClassicMetric(
     "forward_count",
     "Total forwarded packets",
     ("direction",),
-    (signals.FLOW_PACKETS,),
+    (signals.INTERFACE_PACKETS,),
     Ends.NONE,
     f"{_METRICS_GO}, pkg/plugin/packetforward/packetforward_linux.go",
-    documents="Counted at `eth0`; by the code at every interface, so that one packet counts there "
-    "several times.",
-    difference="A packet counts once for each end that is on this node, where `retina.flow.*` "
-    "counts it.",
+    documents="Counted at `eth0`; by the code at every interface that a packet passes, `ingress` "
+    "being what the interface receives.",
+    difference="By the interfaces' own counters, so that broadcasts and multicasts received are in "
+    "it.",
 )
 FORWARD_BYTES = ClassicMetric(
     "forward_bytes",
     "Total forwarded bytes",
     ("direction",),
-    (signals.FLOW_IO,),
+    (signals.INTERFACE_IO,),
     Ends.NONE,
     FORWARD_COUNT.file,
     documents=FORWARD_COUNT.documents,

@@ -56,6 +56,8 @@ _REASONS = {"netfilter_drop": "IPTABLE_RULE_DROP"}
 _LEFT_OUT = ("lo", "cbr0", "lxc", "azv")
 """Retina leaves out interfaces that have one of these in their name."""
 _SIDES = {"receive": "rx", "transmit": "tx"}
+_DIRECTIONS = {"receive": "ingress", "transmit": "egress"}
+_OF_INTERFACES = (*FORWARD_COUNT.of, *FORWARD_BYTES.of, *INTERFACE_STATS.of)
 
 
 class ClassicMetrics:
@@ -95,18 +97,13 @@ class ClassicMetrics:
     def derive(self, batch: MetricBatch) -> Iterator[MetricBatch]:
         """The batches of Retina's metrics that one of ours makes; none for most."""
         if signals.FLOW_PACKETS in batch.values or signals.FLOW_IO in batch.values:
-            yield from self._forward(batch)
+            yield from self._pods(batch, (ADV_FORWARD_COUNT, ADV_FORWARD_BYTES), {})
         elif signals.TCP_FLAG_PACKETS in batch.values:
             yield from self._flags(batch)
         elif signals.DROP_PACKETS in batch.values or signals.DROP_IO in batch.values:
             yield from self._drops(batch)
-        elif any(metric in batch.values for metric in INTERFACE_STATS.of):
+        elif any(metric in batch.values for metric in _OF_INTERFACES):
             yield from self._interfaces(batch)
-
-    def _forward(self, batch: MetricBatch) -> Iterator[MetricBatch]:
-        direction = _column(batch, signals.NETWORK_INTERFACE_DIRECTION.name)
-        yield from self._node(batch, (FORWARD_COUNT, FORWARD_BYTES), {"direction": direction})
-        yield from self._pods(batch, (ADV_FORWARD_COUNT, ADV_FORWARD_BYTES), {})
 
     def _flags(self, batch: MetricBatch) -> Iterator[MetricBatch]:
         flag = _column(batch, signals.TCP_FLAG.name)
@@ -129,7 +126,10 @@ class ClassicMetrics:
         yield from self._pods(batch, (ADV_DROP_COUNT, ADV_DROP_BYTES), {"reason": reason})
 
     def _interfaces(self, batch: MetricBatch) -> Iterator[MetricBatch]:
-        side = _renamed(_column(batch, signals.NETWORK_IO_DIRECTION.name), _SIDES.get)
+        way = _column(batch, signals.NETWORK_IO_DIRECTION.name)
+        direction = _renamed(way, _DIRECTIONS.get)
+        yield from self._node(batch, (FORWARD_COUNT, FORWARD_BYTES), {"direction": direction})
+        side = _renamed(way, _SIDES.get)
         name = _column(batch, signals.NETWORK_INTERFACE_NAME.name)
         kind = _column(batch, signals.ERROR_TYPE.name)
         counted = np.array(
