@@ -1,6 +1,6 @@
-"""A bounded queue of request bodies in a directory: what was appended survives the process.
+"""A bounded queue of requests in a directory: what was appended survives the process.
 
-First in, first out; at least once: a body comes again after a crash between the backend's answer
+First in, first out; at least once: a request comes again after a crash between the backend's answer
 and `advance`. Each item that was ever in it ends in `advance` or in `lost`, by why. Appends wait
 for the disk (fdatasync); the cursor does not, so a power failure may bring back what was sent.
 """
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retina_otel.delivery.outcome import Clock
+from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.spool_segments import (
     MOST_CONTENT,
     SEGMENT_HEADER,
@@ -26,7 +27,7 @@ from retina_otel.delivery.spool_segments import (
     RecordHead,
     SegmentReader,
     SegmentWriter,
-    record_header,
+    record,
 )
 from retina_otel.errors import ConfigError
 
@@ -55,10 +56,11 @@ class SpoolLimits:
 class SpooledRequest:
     """The oldest request of a spool."""
 
-    body: bytes
-    n_items: int
+    request: Packed
     segment: int
     head: RecordHead
+    resumed: bool
+    """An earlier process put it there."""
 
 
 @dataclass(slots=True)
@@ -84,7 +86,7 @@ class Spool:
         clock: Clock,
         say: Callable[[str], None],
     ) -> None:
-        """Opens the directory, or makes it. `content` names the format of the bodies (at most 16
+        """Opens the directory, or makes it. `content` names the format of requests (at most 16
         bytes), `say` is told once what was found damaged. Raises ConfigError if the directory can't
         be used; a full disk is no reason."""
         self.directory = directory
@@ -93,7 +95,7 @@ class Spool:
         self.set_aside = 0
         """Files that were found damaged. They are kept, by another name, while there is room."""
         self._content = content.encode()[:MOST_CONTENT]
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         self._say = say
         # Ages follow the monotonic clock within a process: a step of the wall clock ages nothing.
@@ -127,13 +129,11 @@ class Spool:
         """In all files."""
         return sum(each.size for each in self._segments) + sum(size for _, size in self._aside)
 
-    def append(self, requests: Sequence[tuple[bytes, int]]) -> None:
-        """Puts bodies with their numbers of items at the end, all or none, and waits until the disk
-        has them. Raises OSError if it does not take them."""
+    def append(self, requests: Sequence[Packed]) -> None:
+        """Puts requests at the end, all or none, and waits until the disk has them. Raises OSError
+        if it does not take them."""
         now = self._now_ns()
-        data = b"".join(
-            part for body, n_items in requests for part in (record_header(body, n_items, now), body)
-        )
+        data = b"".join(record(request, now) for request in requests)
         self._make_room(len(data))
         if self._writer is not None and self._writer.size + len(data) > self._segment_bytes():
             self._seal()
@@ -150,7 +150,7 @@ class Spool:
                 segment.path.unlink(missing_ok=True)
             raise
         segment.size = self._writer.size
-        segment.n_items += sum(n_items for _, n_items in requests)
+        segment.n_items += sum(request.n_items for request in requests)
 
     def oldest(self) -> SpooledRequest | None:
         """The request to send next, until `advance`; None if there is none. What can't be read, or
@@ -178,7 +178,7 @@ class Spool:
     def expired(self, request: SpooledRequest) -> bool:
         """Whether it is older than the limit."""
         age_ns = self._now_ns() - request.head.time_ns
-        return 0 < self._limits.max_age_s * 1e9 < age_ns
+        return 0 < self.limits.max_age_s * 1e9 < age_ns
 
     def advance(self, request: SpooledRequest) -> None:
         """The backend has it, or never will: it comes no more."""
@@ -199,7 +199,7 @@ class Spool:
         return self._clock.monotonic_ns() + self._offset_ns
 
     def _segment_bytes(self) -> int:
-        return min(_LARGEST_SEGMENT, self._limits.max_bytes // _PARTS)
+        return min(_LARGEST_SEGMENT, self.limits.max_bytes // _PARTS)
 
     def _path(self, number: int, kind: str = "segment") -> Path:
         return self.directory / f"{number:016d}.{kind}"
@@ -224,7 +224,9 @@ class Spool:
                     self._segments.append(segment)
                 else:
                     path.unlink()
-        self._next = int(found[-1][1]) + 1 if found else 1
+        # A number is never used again: the cursor may still name it.
+        used = [int(match[1]) for match in found] + ([cursor[0]] if cursor is not None else [])
+        self._first = self._next = max(used, default=0) + 1
 
     def _count(self, segment: _Segment, cursor: tuple[int, int] | None) -> None:
         try:
@@ -257,12 +259,13 @@ class Spool:
             self._reader = SegmentReader(segment.path, self._content)
         while (head := self._reader.head(segment.position, segment.size)) is not None:
             try:
-                body = self._reader.body(head)
+                request = self._reader.request(head)
             except CorruptError as error:
                 self._damaged(segment, str(error))
                 self._pass(segment, head, _CORRUPT)
             else:
-                return SpooledRequest(body, head.n_items, segment.number, head)
+                resumed = segment.number < self._first
+                return SpooledRequest(request, segment.number, head, resumed)
         return None
 
     def _pass(self, segment: _Segment, head: RecordHead, why: str = "") -> None:
@@ -280,7 +283,7 @@ class Spool:
             self._seal()
         left = segment.n_items
         if self._held is not None and self._held.segment == segment.number:
-            left -= self._held.n_items  # whoever holds it books it
+            left -= self._held.head.n_items  # whoever holds it books it
         if left:
             self.lost[why] += left
         self._write_cursor(segment.number + 1, 0)
@@ -298,10 +301,10 @@ class Spool:
         """The request in hand was given back; its segment may be gone by now."""
         held, self._held = self._held, None
         if held is not None and (not self._segments or self._segments[0].number > held.segment):
-            self.lost[_FULL] += held.n_items
+            self.lost[_FULL] += held.head.n_items
 
     def _make_room(self, n_bytes: int) -> None:
-        while self.n_bytes + n_bytes + SEGMENT_HEADER > self._limits.max_bytes:
+        while self.n_bytes + n_bytes + SEGMENT_HEADER > self.limits.max_bytes:
             if self._aside:
                 self._aside.popleft()[0].unlink(missing_ok=True)
             elif self._segments:

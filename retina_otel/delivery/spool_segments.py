@@ -1,10 +1,10 @@
-"""The file format of a spool: segments of records, each record one complete request body.
+"""The file format of a spool: segments of records, each record one packed request.
 
     segment = magic, version, content, time begun, CRC | record | record | ...
-    record  = length, number of items, time, CRC of the body, CRC of what stands before | body
+    record  = length, items, time, size before compression, encoding, CRC of the data, CRC | data
 
 A record that is not there to its end was never committed. A header that does not fit its CRC ends
-what can be read of a segment; a body that does not fit its own spoils that record alone.
+what can be read of a segment; data that do not fit their own spoil that record alone.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from retina_otel.delivery.sender import Packed
+
 _SEGMENT = struct.Struct("<8sHH16sQ")
-_RECORD = struct.Struct("<IIQI")
+_RECORD = struct.Struct("<IIQI8sI")
 _CRC = struct.Struct("<I")
 _MAGIC = b"ROTSPOOL"
 VERSION = 1
@@ -35,14 +37,16 @@ class CorruptError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RecordHead:
-    """Where a record is, and what is known of it before its body is read."""
+    """Where a record is, and what is known of it before its data are read."""
 
     offset: int
     n_bytes: int
-    """Of the body."""
+    """Of the data, as they are on the disk."""
     n_items: int
     time_ns: int
-    body_crc: int
+    raw_bytes: int
+    encoding: bytes
+    crc: int
 
     @property
     def end(self) -> int:
@@ -50,14 +54,23 @@ class RecordHead:
 
 
 def segment_header(content: bytes, begun_ns: int) -> bytes:
-    """`content` names what the bodies are; a reader takes no segment of another one."""
+    """`content` names what the requests are; a reader takes no segment of another one."""
     fixed = _SEGMENT.pack(_MAGIC, VERSION, 0, content, begun_ns)
     return fixed + _CRC.pack(zlib.crc32(fixed))
 
 
-def record_header(body: bytes, n_items: int, time_ns: int) -> bytes:
-    fixed = _RECORD.pack(len(body), n_items, time_ns, zlib.crc32(body))
-    return fixed + _CRC.pack(zlib.crc32(fixed))
+def record(request: Packed, time_ns: int) -> bytes:
+    """A record to append."""
+    encoding = request.encoding.encode()
+    fixed = _RECORD.pack(
+        len(request.data),
+        request.n_items,
+        time_ns,
+        request.raw_bytes,
+        encoding,
+        zlib.crc32(request.data),
+    )
+    return b"".join((fixed, _CRC.pack(zlib.crc32(fixed)), request.data))
 
 
 class SegmentReader:
@@ -90,16 +103,16 @@ class SegmentReader:
             return None
         if zlib.crc32(raw[: _RECORD.size]) != _CRC.unpack_from(raw, _RECORD.size)[0]:
             raise CorruptError(f"no record at byte {offset}")
-        n_bytes, n_items, time_ns, body_crc = _RECORD.unpack_from(raw)
-        head = RecordHead(offset, n_bytes, n_items, time_ns, body_crc)
+        head = RecordHead(offset, *_RECORD.unpack_from(raw))
         return head if head.end <= size else None
 
-    def body(self, head: RecordHead) -> bytes:
+    def request(self, head: RecordHead) -> Packed:
         """Raises CorruptError if it is not what was written."""
-        body = os.pread(self.fd, head.n_bytes, head.offset + RECORD_HEADER)
-        if len(body) != head.n_bytes or zlib.crc32(body) != head.body_crc:
+        data = os.pread(self.fd, head.n_bytes, head.offset + RECORD_HEADER)
+        if len(data) != head.n_bytes or zlib.crc32(data) != head.crc:
             raise CorruptError(f"the record at byte {head.offset} is damaged")
-        return body
+        encoding = head.encoding.rstrip(b"\0").decode("ascii", "replace")
+        return Packed(data, encoding, head.n_items, head.raw_bytes)
 
     def _check(self, content: bytes) -> None:
         if not stat.S_ISREG(os.fstat(self.fd).st_mode):

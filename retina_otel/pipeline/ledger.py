@@ -108,15 +108,23 @@ class Ledger:
                 self._lost.update(lost)
 
     def add_export(
-        self, unit: str, *, exported: int, failed: Mapping[str, int], superseded: int = 0
+        self,
+        unit: str,
+        *,
+        exported: int,
+        failed: Mapping[str, int],
+        superseded: int = 0,
+        held: int = 0,
     ) -> None:
         """Books the items of one export that has ended: those that were sent, those that never
         will be, by why, and those of which newer ones are sent instead. `unit` tells points and
-        events apart in `lost` and `not_ours`."""
+        events apart in `lost` and `not_ours`. So many of them as `held` says were seen and held
+        before."""
         failures = {why: n for why, n in failed.items() if n}
         with self._lock:
             n_failed = sum(failures.values())
-            self._accounts.update(seen=exported + superseded + n_failed, drained=exported)
+            self._accounts.update(seen=exported + superseded + n_failed - held, drained=exported)
+            self._held -= held
             if superseded:
                 self._not_ours[f"{unit}_superseded"] += superseded
             self._lost.update({f"{unit}_{why}": n for why, n in failures.items()})

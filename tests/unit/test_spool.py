@@ -19,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.spool import Spool, SpoolLimits
 from retina_otel.delivery.spool_segments import RECORD_HEADER, SEGMENT_HEADER
 from retina_otel.errors import ConfigError
@@ -36,11 +37,15 @@ class Opened(Spool):
         self.said: list[str] = []
         super().__init__(directory, "otlp-logs", limits, clock or ManualClock(), self.said.append)
 
+    def put(self, *items: tuple[bytes, int]) -> None:
+        """Appends requests, each with its number of items."""
+        self.append([Packed(body, "", n_items, len(body)) for body, n_items in items])
+
     def drain(self) -> list[bytes]:
         """All bodies that are left, in order."""
         bodies = []
         while (request := self.oldest()) is not None:
-            bodies.append(request.body)
+            bodies.append(request.request.data)
             self.advance(request)
         return bodies
 
@@ -74,7 +79,7 @@ def in_memory() -> Iterator[Path]:
 def test_what_goes_in_comes_out_in_order_and_once(tmp_path: Path) -> None:
     with opened(tmp_path / "spool") as spool:
         for body in bodies(100):
-            spool.append([(body, 2)])
+            spool.put((body, 2))
         assert spool.n_items == 200
         assert spool.drain() == bodies(100)
         assert (spool.n_items, dict(spool.lost), spool.resumed) == (0, {}, 0)
@@ -82,7 +87,7 @@ def test_what_goes_in_comes_out_in_order_and_once(tmp_path: Path) -> None:
 
 def test_what_was_not_sent_is_there_for_the_next_process(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
-        spool.append([(body, 3) for body in bodies(10)])
+        spool.put(*((body, 3) for body in bodies(10)))
         for _ in range(4):
             request = spool.oldest()
             assert request is not None
@@ -90,7 +95,7 @@ def test_what_was_not_sent_is_there_for_the_next_process(tmp_path: Path) -> None
         assert spool.oldest() is not None
     with opened(tmp_path) as spool:
         assert (spool.resumed, spool.n_items) == (18, 18)
-        spool.append([(b"new", 1)])
+        spool.put((b"new", 1))
         assert spool.drain() == [*bodies(6, 4), b"new"]
     with opened(tmp_path) as spool:
         assert (spool.resumed, spool.drain()) == (0, [])
@@ -100,7 +105,7 @@ def test_a_spool_that_was_sent_leaves_at_most_one_small_file() -> None:
     with in_memory() as tmp_path:
         with opened(tmp_path, SpoolLimits(1 << 20, 0)) as spool:
             for number in range(300):
-                spool.append([(b"%d" % number * 1000, 1)])
+                spool.put((b"%d" % number * 1000, 1))
                 spool.drain()
             assert len(segments(tmp_path)) <= 1
         with opened(tmp_path):
@@ -109,7 +114,7 @@ def test_a_spool_that_was_sent_leaves_at_most_one_small_file() -> None:
 
 def test_only_the_agent_may_read_it(tmp_path: Path) -> None:
     with opened(tmp_path / "new") as spool:
-        spool.append([(b"who talks to whom", 1)])
+        spool.put((b"who talks to whom", 1))
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in spool.directory.iterdir()}
         assert modes == {"cursor": 0o600, segments(spool.directory)[0].name: 0o600}
         assert stat.S_IMODE(spool.directory.stat().st_mode) == 0o700
@@ -143,7 +148,7 @@ def test_a_directory_that_can_not_be_is_one_clear_error(tmp_path: Path, name: st
 def test_beyond_the_size_the_oldest_are_thrown_away_and_counted() -> None:
     with in_memory() as root, opened(root, SpoolLimits(1 << 20, 0)) as spool:
         for number in range(3000):
-            spool.append([(b"%06d" % number * 100, 2)])
+            spool.put((b"%06d" % number * 100, 2))
             assert sum(each.stat().st_size for each in segments(root)) <= 1 << 20
         left = spool.n_items // 2
         assert spool.lost == {"spool_full": 2 * (3000 - left)}
@@ -154,11 +159,11 @@ def test_beyond_the_size_the_oldest_are_thrown_away_and_counted() -> None:
 def test_what_is_being_sent_while_it_is_thrown_away_is_counted_once(tmp_path: Path) -> None:
     for settled in (True, False):
         with opened(tmp_path / str(settled), SpoolLimits(1 << 20, 0)) as spool:
-            spool.append([(b"first", 1)])
+            spool.put((b"first", 1))
             request = spool.oldest()
             assert request is not None
             for _ in range(20):
-                spool.append([(b"x" * 100_000, 1)])
+                spool.put((b"x" * 100_000, 1))
             lost = spool.lost["spool_full"]
             if settled:
                 spool.advance(request)
@@ -171,9 +176,9 @@ def test_what_is_being_sent_while_it_is_thrown_away_is_counted_once(tmp_path: Pa
 def test_what_is_too_old_is_thrown_away_and_counted(tmp_path: Path) -> None:
     clock = ManualClock()
     with opened(tmp_path, SpoolLimits(1 << 20, 60), clock) as spool:
-        spool.append([(b"old", 2)])
+        spool.put((b"old", 2))
         clock.advance(40)
-        spool.append([(b"young", 1)])
+        spool.put((b"young", 1))
         clock.advance(30)
         assert spool.drain() == [b"young"]
         assert spool.lost == {"expired": 2}
@@ -192,12 +197,12 @@ class SteppedClock(ManualClock):
 def test_a_step_of_the_wall_clock_ages_nothing(tmp_path: Path, days: int) -> None:
     clock = SteppedClock()
     with opened(tmp_path, SpoolLimits(1 << 20, 60), clock) as spool:
-        spool.append([(b"before", 1)])
+        spool.put((b"before", 1))
         clock.step_ns = days * 86400 * 10**9
-        spool.append([(b"after", 1)])
+        spool.put((b"after", 1))
         clock.advance(50)
         assert spool.drain() == [b"before", b"after"]
-        spool.append([(b"later", 1)])
+        spool.put((b"later", 1))
         clock.advance(61)
         assert spool.drain() == []
         assert spool.lost == {"expired": 1}
@@ -205,7 +210,7 @@ def test_a_step_of_the_wall_clock_ages_nothing(tmp_path: Path, days: int) -> Non
 
 def test_age_counts_across_processes(tmp_path: Path) -> None:
     with opened(tmp_path, SpoolLimits(1 << 20, 60), ManualClock(10**18)) as spool:
-        spool.append([(b"old", 1)])
+        spool.put((b"old", 1))
     with opened(tmp_path, SpoolLimits(1 << 20, 60), ManualClock(10**18 + 61 * 10**9)) as spool:
         assert (spool.drain(), dict(spool.lost)) == ([], {"expired": 1})
 
@@ -215,7 +220,7 @@ def filled(directory: Path, n: int = 6) -> tuple[bytes, list[bytes], list[int]]:
     with opened(directory) as spool:
         ends = []
         for body in bodies(n):
-            spool.append([(body, 1)])
+            spool.put((body, 1))
             ends.append(segments(directory)[0].stat().st_size)
     return segments(directory)[0].read_bytes(), bodies(n), ends
 
@@ -229,7 +234,7 @@ def test_cut_at_any_byte_everything_committed_before_it_is_there() -> None:
             directory.mkdir(mode=0o700)
             (directory / name).write_bytes(whole[:cut])
             with opened(directory) as spool:
-                spool.append([(b"next", 1)])
+                spool.put((b"next", 1))
                 kept = sum(end <= cut for end in ends)
                 assert spool.resumed == kept
                 assert spool.drain() == [*all_bodies[:kept], b"next"]
@@ -290,7 +295,7 @@ def test_what_was_set_aside_gives_way_first(tmp_path: Path) -> None:
     (tmp_path / f"{7:016d}.corrupt").write_bytes(b"x" * 500_000)
     with opened(tmp_path, SpoolLimits(1 << 20, 0)) as spool:
         for _ in range(9):
-            spool.append([(b"y" * 100_000, 1)])
+            spool.put((b"y" * 100_000, 1))
         assert (spool.n_items, dict(spool.lost)) == (9, {})
         assert list(tmp_path.glob("*.corrupt")) == []
         assert segments(tmp_path)[0].name == f"{8:016d}.segment"
@@ -298,7 +303,7 @@ def test_what_was_set_aside_gives_way_first(tmp_path: Path) -> None:
 
 def test_a_spool_of_another_format_is_set_aside(tmp_path: Path) -> None:
     other = Spool(tmp_path, "other", LIMITS, ManualClock(), lambda text: None)
-    other.append([(b"not for us", 1)])
+    other.append([Packed(b"not for us", "", 1, 10)])
     other.close()
     with opened(tmp_path) as spool:
         assert spool.drain() == []
@@ -307,7 +312,7 @@ def test_a_spool_of_another_format_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_damaged_cursor_sends_again_rather_than_losing(tmp_path: Path) -> None:
     with opened(tmp_path) as spool:
-        spool.append([(body, 1) for body in bodies(3)])
+        spool.put(*((body, 1) for body in bodies(3)))
         request = spool.oldest()
         assert request is not None
         spool.advance(request)
@@ -327,7 +332,7 @@ def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     os.mkfifo(directory / f"{2:016d}.segment")
     (directory / f"{3:016d}.segment").mkdir()
     with opened(directory) as spool:
-        spool.append([(b"x", 1)])
+        spool.put((b"x", 1))
         assert spool.drain() == [b"x"]
     assert secret.read_bytes() == b"untouched"
 
@@ -355,10 +360,10 @@ def test_what_the_disk_does_not_take_leaves_nothing_behind() -> None:
                 with files_of_at_most(room):
                     for body in bodies(2):
                         with contextlib.suppress(OSError):
-                            spool.append([(body, 1)])
+                            spool.put((body, 1))
                             taken.append(body)
                 assert spool.n_items == len(taken)
-                spool.append([(b"room again", 1)])
+                spool.put((b"room again", 1))
             with opened(directory) as spool:
                 assert spool.drain() == [*taken, b"room again"]
                 assert (spool.said, dict(spool.lost)) == ([], {})
@@ -366,9 +371,9 @@ def test_what_the_disk_does_not_take_leaves_nothing_behind() -> None:
 
 def test_a_group_of_requests_goes_in_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
     with opened(tmp_path) as spool, files_of_at_most(10_000):
-        spool.append([(b"x" * 4000, 1), (b"y" * 4000, 1)])
+        spool.put((b"x" * 4000, 1), (b"y" * 4000, 1))
         with pytest.raises(OSError, match="too large"):
-            spool.append([(b"z" * 100, 1), (b"z" * 20_000, 1)])
+            spool.put((b"z" * 100, 1), (b"z" * 20_000, 1))
         assert spool.drain() == [b"x" * 4000, b"y" * 4000]
 
 
@@ -386,12 +391,12 @@ def test_whatever_happens_each_item_is_sent_or_waits(
         for what in story:
             if what == "append":
                 n_new = chance.randint(1, 3)
-                spool.append([(b"%d" % (appended + n), 1) for n in range(n_new)])
+                spool.put(*((b"%d" % (appended + n), 1) for n in range(n_new)))
                 appended += n_new
             elif what in ("send", "peek"):
                 request = spool.oldest()
                 wanted = b"%d" % sent if sent < appended else b""
-                assert (request.body if request else b"") == wanted
+                assert (request.request.data if request else b"") == wanted
                 if request is not None and what == "send":
                     spool.advance(request)
                     sent += 1
@@ -410,12 +415,13 @@ def test_whatever_happens_each_item_is_sent_or_waits(
 APPENDER = """
 import sys
 from pathlib import Path
+from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.spool import Spool, SpoolLimits
 from retina_otel.testing.exporters import ManualClock
 
 spool = Spool(Path(sys.argv[1]), "otlp-logs", SpoolLimits(64 << 20, 0), ManualClock(), print)
 for number in range(10**9):
-    spool.append([(b"%d" % number, 1)])
+    spool.append([Packed(b"%d" % number, "", 1, 1)])
     sys.stdout.write(f"{number}\\n")
     sys.stdout.flush()
 """
