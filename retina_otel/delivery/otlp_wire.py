@@ -101,6 +101,33 @@ def status_message(response: bytes) -> str:
     return ""
 
 
+_RETRY_INFO = b"type.googleapis.com/google.rpc.RetryInfo"
+
+
+def retry_delay_s(status: bytes) -> float | None:
+    """How long the RetryInfo in a google.rpc.Status says to wait; None if there is none. Raises
+    ValueError if it is no protobuf."""
+    for detail in _messages(memoryview(status), 3):
+        if not any(bytes(url) == _RETRY_INFO for url in _messages(detail, 1)):
+            continue
+        delay = 0.0
+        for info in _messages(detail, 2):
+            for duration in _messages(info, 1):
+                for number, start, stop, payload in _fields(duration):
+                    if number in (1, 2) and payload is None:
+                        value = _varint_value(duration[start:stop])
+                        delay += value if number == 1 else value / 1e9
+        return max(0.0, delay)
+    return None
+
+
+def _messages(message: memoryview, wanted: int) -> Iterator[memoryview]:
+    """The payloads of one length-delimited field."""
+    for number, _, _, payload in _fields(message):
+        if number == wanted and payload is not None:
+            yield payload
+
+
 def _fields(message: memoryview) -> Iterator[tuple[int, int, int, memoryview | None]]:
     """(field number, start, end, payload if it is length-delimited) of each field of a message."""
     position, size = 0, len(message)

@@ -33,14 +33,8 @@ def judge(response: Response, url: str, wall_ns: int) -> Outcome:
     """The outcome that an answer stands for."""
     status = response.status
     if 200 <= status < 300:
-        rejected, message = _partial_success(response)
-        return Outcome(
-            Result.ACCEPTED,
-            reason="partial_success" if rejected or message else "",
-            message=_one_line(message),
-            rejected=max(0, rejected),
-        )
-    said = _one_line(_error_message(response))
+        return accepted(*_partial_success(response))
+    said = one_line(_error_message(response))
     message = f"{url}: HTTP {status}" + (f": {said}" if said else "")
     reason = f"http_{status}"
     if status in _RETRYABLE:
@@ -57,6 +51,16 @@ def judge(response: Response, url: str, wall_ns: int) -> Outcome:
         reason,
         message,
         _REMEDIES.get(status, _REMEDIES[300 if status < 400 else 400]),
+    )
+
+
+def accepted(rejected: int, message: str) -> Outcome:
+    """The outcome of a success with what its partial_success says: 0 and "" for nothing."""
+    return Outcome(
+        Result.ACCEPTED,
+        reason="partial_success" if rejected or message else "",
+        message=one_line(message),
+        rejected=max(0, rejected),
     )
 
 
@@ -109,7 +113,8 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """What a backend said, printable and short."""
     line = "".join(c if c.isprintable() else " " for c in text)
     line = " ".join(line.split())
     return line if len(line) <= _MAX_MESSAGE else line[: _MAX_MESSAGE - 1] + "…"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 
+from retina_otel.delivery.certificates import valid_until
 from retina_otel.errors import ConfigError
 
 
@@ -26,6 +28,19 @@ class TlsOptions:
     server_name: str = ""
     """The name that the server's certificate must carry, when it is not the endpoint's host."""
     min_version: TlsVersion = TlsVersion.TLS_1_2
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """All that are named."""
+        return tuple(path for path in (self.ca_file, self.cert_file, self.key_file) if path)
+
+    def expiry_note(self) -> str:
+        """That the client certificate has expired, which servers answer with a closed connection;
+        "" if it has not."""
+        until = valid_until(self.cert_file) if self.cert_file else None
+        if until is None or until > datetime.now(UTC):
+            return ""
+        return f"the client certificate {self.cert_file} expired on {until:%Y-%m-%d at %H:%M} UTC"
 
     def context(self) -> ssl.SSLContext:
         """A fresh context, files read now. Raises ConfigError that names the file."""
@@ -62,6 +77,19 @@ class TlsOptions:
                     "Set tls.cert_file and tls.key_file to PEM files that belong together",
                 ) from error
         return context
+
+
+def system_ca_file() -> str:
+    """The file with the CAs that this system trusts, for libraries that would bring their own; ""
+    where there is none. SSL_CERT_FILE counts."""
+    places = (
+        ssl.get_default_verify_paths().cafile or "",
+        "/etc/ssl/certs/ca-certificates.crt",
+        "/etc/pki/tls/certs/ca-bundle.crt",
+        "/etc/ssl/ca-bundle.pem",
+        "/etc/ssl/cert.pem",
+    )
+    return next((path for path in places if path and Path(path).is_file()), "")
 
 
 def _readable(path: str) -> None:

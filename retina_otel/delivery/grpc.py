@@ -1,0 +1,290 @@
+"""A gRPC sender that keeps one channel, sends bytes as they are, and gives an Outcome for a call.
+
+Nothing that a backend or network does raises here. A channel is made again after a failure on the
+way, and when a file of its TLS has changed.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import cast
+from urllib.parse import urlsplit
+
+import grpc
+
+from retina_otel.delivery.auth import Authorizer, Request
+from retina_otel.delivery.grpc_status import BELOW_GRPC, judge_call
+from retina_otel.delivery.otlp_wire import partial_success
+from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.proxies import proxy_for
+from retina_otel.delivery.responses import accepted
+from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.tls import TlsOptions, system_ca_file
+from retina_otel.delivery.watched import FileChanges
+from retina_otel.errors import ConfigError, RetinaError
+
+METRICS_METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
+LOGS_METHOD = "/opentelemetry.proto.collector.logs.v1.LogsService/Export"
+
+_METADATA_KEY = re.compile(r"[0-9a-z_.-]+")
+_STATUS_KEY = "grpc-status-details-bin"
+_LARGEST_PEM = 4 << 20
+
+
+class GrpcCompression(Enum):
+    GZIP = "gzip"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Keepalive:
+    """Pings while a request is under way, or also in between."""
+
+    time_s: float
+    timeout_s: float
+    permit_without_stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcEndpoint:
+    """An address as gRPC takes it. http:// is without TLS and https:// with; without a scheme it is
+    with, unless `insecure`; a unix socket is without."""
+
+    address: str
+    host: str
+    tls: bool
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls else "http"
+
+    @classmethod
+    def parse(cls, text: str, *, insecure: bool = False) -> GrpcEndpoint:
+        """Raises ValueError with what is wrong and how it is written, without the endpoint."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            if not path.strip("/"):
+                raise ValueError("it names no socket: write unix:///path/of/socket")
+            return cls(f"unix:{path}", "localhost", tls=False)
+        written = "write host:4317, http://host:4317 or https://host:4317"
+        try:
+            parts = urlsplit(text if "://" in text else f"//{text}")
+        except ValueError:
+            raise ValueError(f"it is no gRPC endpoint: {written}") from None
+        if parts.scheme not in {"", "http", "https"} or not parts.hostname:
+            raise ValueError(f"it is no gRPC endpoint: {written}")
+        if parts.username is not None:
+            raise ValueError("a gRPC endpoint holds no user: use auth.basic")
+        if parts.path not in {"", "/"} or parts.query or parts.fragment:
+            raise ValueError(f"a gRPC endpoint has no path: {written}")
+        try:
+            port = parts.port
+        except ValueError:
+            port = None
+        if not port:
+            raise ValueError(f"it has no valid port, commonly 4317: {written}")
+        host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+        tls = parts.scheme == "https" or (not parts.scheme and not insecure)
+        return cls(f"{host}:{port}", parts.hostname, tls)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcTarget:
+    """Where requests go, and how. `headers` are not in its repr."""
+
+    endpoint: str
+    method: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    compression: GrpcCompression = GrpcCompression.GZIP
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    insecure: bool = False
+    keepalive: Keepalive | None = None
+    proxy_url: str = field(default="", repr=False)
+
+    @property
+    def shown(self) -> str:
+        return self.endpoint
+
+
+class GrpcSender:
+    """Calls one method of one backend. Used by one thread; `abort` may be called from any."""
+
+    def __init__(
+        self, target: GrpcTarget, *, user_agent: str, authorizer: Authorizer | None = None
+    ) -> None:
+        """Reads TLS files. Raises ConfigError if the target can't be used at all."""
+        self.target = target
+        try:
+            self._endpoint = GrpcEndpoint.parse(target.endpoint, insecure=target.insecure)
+        except ValueError as error:
+            raise ConfigError(f"the endpoint can't be used: {error}") from error
+        self._authorizer = authorizer
+        self._metadata = _metadata(target.headers)
+        self._options = _options(target, self._endpoint, user_agent)
+        self._url = f"{self._endpoint.scheme}://{self._endpoint.address}{target.method}"
+        self._changes = FileChanges(target.tls.files if self._endpoint.tls else ())
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
+        self._aborted = False
+        self._open()
+
+    def pack(self, body: bytes, n_items: int) -> Packed:
+        """gRPC compresses inside of its own frames, when it sends."""
+        return Packed(body, "", n_items, len(body))
+
+    def send(self, packed: Packed, timeout_s: float) -> Outcome:
+        """One call, that ends within `timeout_s`, connecting included."""
+        shown = self.target.shown
+        if self._changes.changed():
+            self._reset()
+        try:
+            channel = self._open()
+            metadata = self._metadata
+            if self._authorizer is not None:
+                request = Request("POST", self._url, dict(metadata), packed.data)
+                metadata += _metadata(self._authorizer.headers(request))
+        except RetinaError as error:
+            return Outcome(Result.RETRY, "credentials", error.message, error.remedy)
+        if channel is None:
+            return Outcome(Result.RETRY, "aborted", f"{shown}: the exporter is stopping")
+        gzip = self.target.compression is GrpcCompression.GZIP
+        call: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(self.target.method)
+        try:
+            answer = call(
+                packed.data,
+                timeout=timeout_s,
+                metadata=metadata,
+                compression=grpc.Compression.Gzip if gzip else None,
+            )
+        except grpc.RpcError as error:
+            return self._failed(error)
+        except ValueError:
+            # The channel was closed by `abort` before the call began.
+            return Outcome(Result.RETRY, "aborted", f"{shown}: the exporter is stopping")
+        try:
+            return accepted(*partial_success(answer))
+        except ValueError:
+            return Outcome(Result.ACCEPTED)
+
+    def _failed(self, error: grpc.RpcError) -> Outcome:
+        # What a call raises is the call itself.
+        ended = cast("grpc.Call", error)
+        code = ended.code()
+        trailing = dict(ended.trailing_metadata() or ())
+        status = trailing.get(_STATUS_KEY)
+        outcome = judge_call(
+            code,
+            ended.details() or "",
+            status if isinstance(status, bytes) else None,
+            self.target.shown,
+        )
+        if outcome.reason in BELOW_GRPC:
+            self._reset()
+            if note := self.target.tls.expiry_note():
+                message = f"{outcome.message} ({note})"
+                return Outcome(outcome.result, outcome.reason, message, outcome.remedy)
+        if code is grpc.StatusCode.UNAUTHENTICATED and self._authorizer is not None:
+            self._authorizer.refused()
+            return Outcome(Result.RETRY, outcome.reason, outcome.message, outcome.remedy)
+        return outcome
+
+    def abort(self) -> None:
+        """Ends a call that is under way; it comes back as a RETRY. Nothing is sent after."""
+        with self._lock:
+            self._aborted = True
+        self._reset()
+
+    def close(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        with self._lock:
+            channel, self._channel = self._channel, None
+        if channel is not None:
+            channel.close()
+
+    def _open(self) -> grpc.Channel | None:
+        """The channel; TLS files are read when it is made. None after `abort`."""
+        with self._lock:
+            if self._channel is None and not self._aborted:
+                address = self._endpoint.address
+                target = address if address.startswith("unix:") else f"dns:///{address}"
+                if self._endpoint.tls:
+                    credentials = _credentials(self.target.tls)
+                    self._channel = grpc.secure_channel(target, credentials, self._options)
+                else:
+                    self._channel = grpc.insecure_channel(target, self._options)
+            return self._channel
+
+
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Headers as gRPC takes them. Raises ConfigError that names the one that it would not."""
+    out = []
+    for name, value in headers.items():
+        key = name.strip().lower()
+        sendable = value.isascii() and value.isprintable()
+        if not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-") or not sendable:
+            raise ConfigError(
+                f"the header {name!r} can't be sent over gRPC",
+                "Names are letters, digits, - _ and . and values one line of ASCII",
+            )
+        if key.endswith("-bin"):
+            raise ConfigError(f"the header {name!r} would be binary", "Use a name without -bin")
+        out.append((key, value))
+    return tuple(out)
+
+
+def _options(
+    target: GrpcTarget, endpoint: GrpcEndpoint, user_agent: str
+) -> list[tuple[str, int | str]]:
+    options: list[tuple[str, int | str]] = [
+        ("grpc.primary_user_agent", user_agent),
+        # Retries are the lane's: it knows what is still worth sending.
+        ("grpc.enable_retries", 0),
+        ("grpc.max_send_message_length", -1),
+        # A new channel connects at once, instead of waiting as long as an old one would have.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_reconnect_backoff_ms", 5000),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    proxy = proxy_for(endpoint.scheme, endpoint.host, target.proxy_url)
+    if proxy is not None and not endpoint.address.startswith("unix:"):
+        options += [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy)]
+    if endpoint.tls and target.tls.server_name:
+        options.append(("grpc.ssl_target_name_override", target.tls.server_name))
+    if target.keepalive is not None:
+        timeout_ms = int(target.keepalive.timeout_s * 1000)
+        options += [
+            ("grpc.keepalive_time_ms", int(target.keepalive.time_s * 1000)),
+            # gRPC takes one or the other, by its version.
+            ("grpc.keepalive_timeout_ms", timeout_ms),
+            ("grpc.http2.ping_timeout_ms", timeout_ms),
+            (
+                "grpc.keepalive_permit_without_calls",
+                int(target.keepalive.permit_without_stream),
+            ),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+    return options
+
+
+def _credentials(tls: TlsOptions) -> grpc.ChannelCredentials:
+    """Files read now. Raises ConfigError that names the file."""
+    if tls.files:
+        tls.context()  # says what is wrong with a file; gRPC would not
+    ca_file = tls.ca_file or system_ca_file()
+    return grpc.ssl_channel_credentials(
+        _read(ca_file), _read(tls.key_file or tls.cert_file), _read(tls.cert_file)
+    )
+
+
+def _read(path: str) -> bytes | None:
+    if not path:
+        return None
+    with Path(path).open("rb") as file:
+        return file.read(_LARGEST_PEM)

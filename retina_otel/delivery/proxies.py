@@ -1,0 +1,38 @@
+"""Which proxy stands before a backend: a setting's, else the one that the environment names.
+
+Never one before this machine itself. The URL may hold a password, so it is in no message.
+"""
+
+from __future__ import annotations
+
+import urllib.request
+from urllib.parse import urlsplit
+
+DIRECT = "none"
+"""As a setting: no proxy, whatever the environment names."""
+
+
+def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
+    """The proxy's URL for requests of a scheme ("http", "https") to a host; None for none."""
+    if setting:
+        return None if setting == DIRECT else setting
+    if host in {"localhost", "::1"} or host.startswith("127."):
+        return None
+    if urllib.request.proxy_bypass_environment(host):  # type: ignore[attr-defined]
+        return None
+    found = urllib.request.getproxies_environment().get(scheme)
+    if not found:
+        return None
+    return found if "://" in found else f"http://{found}"
+
+
+def fault_of_proxy(url: str) -> str:
+    """Why a setting names no proxy, "" if it does; without what may be secret in it."""
+    if url == DIRECT:
+        return ""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname and parts.port)
+    except ValueError:
+        usable = False
+    return "" if usable else "it is no http://host:port of a proxy, nor `none`"
