@@ -17,19 +17,12 @@ import pytest
 from retina_otel.model.signals import DROP_EVENT, DROP_PACKETS, EVENT_PACKETS, FLOW_IO, FLOW_PACKETS
 from retina_otel.testing import traffic
 from retina_otel.testing.backends import Collector
-from retina_otel.testing.lab import WORLD4, Lab, Pod
-from retina_otel.testing.servers import TcpServer, UdpServer
+from retina_otel.testing.lab import Lab
+from retina_otel.testing.servers import UdpServer
 from tests.e2e.agent import Agent
+from tests.e2e.shop import DROPS, Sums, Truth, blocked_port, lose, shop, talk
 
 ARRIVES_SECONDS = 60
-FIREWALL = """
-table inet rt_e2e {{
-  chain forward {{
-    type filter hook forward priority 0;
-    udp dport {port} drop
-  }}
-}}
-"""
 CONFIG = """
 extensions:
   static_identity: {{path: {identity}, check_interval: 200ms}}
@@ -60,24 +53,11 @@ service:
       attributes: {{{drops}}}
 """
 
-DROPS = (
-    '"retina.drop*": [source.k8s.pod.name, destination.port, retina.drop.reason, retina.event.*]'
-)
-
-Sums = Counter[tuple[str, str, str, str, str]]
-"""Amount by metric, source pod, destination pod, transport, direction."""
-
 
 @pytest.fixture
 def lab() -> Iterator[Lab]:
-    with Lab("shop/web", "shop/api", "shop/db") as made:
-        made.node.nft(FIREWALL.format(port=blocked_port(made)))
+    with shop() as made:
         yield made
-
-
-def blocked_port(lab: Lab) -> int:
-    """A port of this lab's own: the kernel tells of drops in any other namespace as well."""
-    return 20_000 + int(lab.tag, 16) % 40_000
 
 
 @pytest.fixture
@@ -102,23 +82,6 @@ def agent(lab: Lab, collector: Collector, identity: Path, tmp_path: Path) -> Ite
     finally:
         instance.stop()
         print(instance.log())
-
-
-class Truth:
-    """What the senders say they sent, as the sums that the Collector must end with."""
-
-    def __init__(self) -> None:
-        self.sums: Sums = Counter()
-
-    def add(self, source: Pod, destination: Pod, transport: str, tally: traffic.Tally) -> None:
-        for direction in ("egress", "ingress"):
-            key = (source.identity.name, destination.identity.name, transport, direction)
-            self.sums[FLOW_PACKETS.name, *key] += tally.packets
-            self.sums[FLOW_IO.name, *key] += tally.bytes
-
-    def exchange(self, source: Pod, destination: Pod, transport: str, both: Any) -> None:
-        self.add(source, destination, transport, both.sent)
-        self.add(destination, source, transport, both.received)
 
 
 def final_sums(collector: Collector) -> Sums:
@@ -164,20 +127,6 @@ def wait_for(read: Callable[[], Any], expected: Any) -> None:
         if time.monotonic() > deadline:
             assert found == expected
         time.sleep(0.2)
-
-
-def talk(lab: Lab, truth: Truth, n: int) -> None:
-    """Traffic of every kind between web and api; `n` scales it."""
-    web, api = lab.pod("web"), lab.pod("api")
-    with TcpServer(api, api.ipv4, 8080) as shop, UdpServer(api, api.ipv6, 5353) as names:
-        truth.exchange(web, api, "tcp", traffic.tcp(web, shop.to, requests=n))
-        truth.add(web, api, "udp", traffic.udp(web, names.to, packets=n))
-    truth.exchange(api, web, "icmp", traffic.icmp_echo(api, web.ipv4, packets=n))
-
-
-def lose(lab: Lab, n: int) -> int:
-    """Packets that the firewall drops."""
-    return traffic.udp(lab.pod("web"), (WORLD4, blocked_port(lab)), packets=n).packets
 
 
 def test_the_collector_ends_with_the_sums_of_the_lab_to_the_byte(lab, collector, agent):

@@ -9,7 +9,7 @@ Each is a context manager over a folder of its user's, and dies with the process
 from retina_otel.testing.backends.collector import Collector, validate
 from retina_otel.testing.backends.kafka import Kafka
 from retina_otel.testing.backends.loki import Entry, Loki
-from retina_otel.testing.backends.process import Backend, free_ports
+from retina_otel.testing.backends.process import Backend, free_ports, running
 from retina_otel.testing.backends.prometheus import Prometheus, Series, promtool
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "Series",
     "free_ports",
     "promtool",
+    "running",
     "validate",
 ]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,27 +32,27 @@ Series = tuple[str, Attributes]
 class Collector(Backend):
     """One Collector and the file of OTLP/JSON lines that it writes, if its configuration says so.
 
-    `config` is a path, or the name of a file of collector-config without its ending; it must have
-    the extension health_check at HEALTH_ENDPOINT.
+    Each of `configs`, which it merges, is a path or the name of a file of collector-config without
+    its ending; they must have the extension health_check at HEALTH_ENDPOINT.
     """
 
     def __init__(
         self,
-        config: Path | str,
+        configs: Path | str | Sequence[Path | str],
         folder: Path,
         environment: Mapping[str, str] | None = None,
         namespace: Namespace | None = None,
     ) -> None:
         super().__init__(folder, namespace)
-        self.config = configuration(config)
-        self.name = f"collector-{self.config.stem}"
+        given = arguments(configs)
+        self.name = f"collector-{Path(given[1]).stem}"
         self.file = folder / f"{self.name}.jsonl"
         storage = folder / f"{self.name}-storage"
         storage.mkdir(exist_ok=True)
         self.grpc_port, self.http_port, self._health_port = self._free_ports(3)
         self.grpc_endpoint = f"{LOOPBACK}:{self.grpc_port}"
         self.endpoint = f"http://{LOOPBACK}:{self.http_port}"
-        self._argv = [collector_binary(), "--config", str(self.config)]
+        self._argv = [collector_binary(), *given]
         self._environment = {
             "OTLP_GRPC_ENDPOINT": self.grpc_endpoint,
             "OTLP_HTTP_ENDPOINT": f"{LOOPBACK}:{self.http_port}",
@@ -118,17 +118,21 @@ class Collector(Backend):
         return self._answers(self._health_port, "/")
 
 
-def configuration(name: Path | str) -> Path:
-    """The path of a file of collector-config, by its name without its ending; a path is itself."""
-    return name if isinstance(name, Path) else CONFIGURATIONS / f"{name}.yaml"
+def arguments(configs: Path | str | Sequence[Path | str]) -> list[str]:
+    """`--config PATH` for each."""
+    out = []
+    for config in [configs] if isinstance(configs, Path | str) else configs:
+        path = config if isinstance(config, Path) else CONFIGURATIONS / f"{config}.yaml"
+        out += ["--config", str(path)]
+    return out
 
 
 def validate(
-    config: Path | str, environment: Mapping[str, str] | None = None
+    configs: Path | str | Sequence[Path | str], environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """What `otelcol validate` says of a configuration; its exit code is 0 for a good one."""
+    """What `otelcol validate` says of configurations; its exit code is 0 for good ones."""
     return subprocess.run(
-        [collector_binary(), "validate", "--config", str(configuration(config))],
+        [collector_binary(), "validate", *arguments(configs)],
         env=os.environ | dict(environment or {}),
         capture_output=True,
         text=True,

@@ -12,7 +12,8 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -64,6 +65,11 @@ class Backend:
     def start(self) -> None:
         """Returns when it answers that it is ready. Raises RetinaError with its log if it does
         not."""
+        self.launch()
+        self.wait_ready()
+
+    def launch(self) -> None:
+        """Starts it and does not wait."""
         # Both of these become the server in place: its pid is the one we end.
         around = ["setpriv", "--pdeathsig", "KILL", "--"]
         if self._namespace is not None:
@@ -78,9 +84,13 @@ class Backend:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def wait_ready(self) -> None:
+        """What `start` does after `launch`."""
         deadline = time.monotonic() + START_SECONDS
         while not self._ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            ended = self._process is None or self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
                 raise RetinaError(f"{self.name} is not ready:\n{self.tail()}")
             time.sleep(0.02)
 
@@ -157,6 +167,20 @@ class Backend:
 
     def _free_ports(self, n: int) -> list[int]:
         return self._within(lambda: free_ports(n))
+
+
+@contextmanager
+def running(*backends: Backend) -> Iterator[None]:
+    """Starts them all at once, and stops them in order: senders stand before receivers."""
+    try:
+        for backend in backends:
+            backend.launch()
+        for backend in backends:
+            backend.wait_ready()
+        yield
+    finally:
+        for backend in backends:
+            backend.stop()
 
 
 def free_ports(n: int) -> list[int]:
