@@ -24,6 +24,8 @@ from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.sender import Packed, PlainSender, Sender
 from retina_otel.delivery.sharing import Encoded, Sharing
+from retina_otel.delivery.spool import SpoolPlace
+from retina_otel.delivery.spool_lane import SpoolLane
 from retina_otel.delivery.worker import Worker
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventsReader, MetricsReader
@@ -80,14 +82,18 @@ class Push:
         events: EventsRoute | None = None,
         *,
         at_once: bool = False,
+        spool: SpoolPlace | None = None,
     ) -> None:
         """A signal without a route is not taken. `at_once`: the first export need not wait for the
-        moment at which all exporters of the agent begin."""
+        moment at which all exporters of the agent begin. `spool`: where events wait, if not in
+        memory."""
         self._context = context
         self._retry = retry or RetryPolicy()
         self._metrics = metrics
         self._events = events
         self._at_once = at_once
+        self._spool_place = spool
+        self._spooling: SpoolLane | None = None
         routes = [route for route in (metrics, events) if route is not None]
         self._senders = list({id(route.sender): route.sender for route in routes}.values())
         self._report = DeliveryReport(
@@ -96,6 +102,7 @@ class Push:
         self._worker: Worker | None = None
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        """Raises ConfigError if the directory of the spool can't be used."""
         context = self._context
         options = LaneOptions(
             clock=context.clock,
@@ -108,7 +115,11 @@ class Push:
         if self._metrics is not None:
             for number, reader in enumerate(metrics):
                 lanes.append(MetricsLane(f"metrics {number}", reader, self._metrics, options))
-        if self._events is not None:
+        if self._events is not None and self._spool_place is not None and events:
+            spool = self._spool_place.open(context.clock, self._report.damaged)
+            self._spooling = SpoolLane("events", events, self._events, options, spool)
+            lanes.append(self._spooling)
+        elif self._events is not None:
             for number, events_reader in enumerate(events):
                 lanes.append(EventsLane(f"events {number}", events_reader, self._events, options))
         self._worker = Worker(
@@ -133,6 +144,8 @@ class Push:
             sender.abort()
 
     def _end(self) -> None:
+        if self._spooling is not None:
+            self._spooling.close()
         self._report.ended()
         self._close()
 

@@ -79,6 +79,10 @@ class DeliveryReport:
         if n_events:
             self._logger.info("%d events of an earlier run are on the disk, to be sent", n_events)
 
+    def damaged(self, what: str) -> None:
+        """Something on the disk is not what was written there."""
+        self.warn(Outcome(Result.REFUSED, "spool_corrupt", what))
+
     def on_disk(self, n_bytes: int, set_aside: int) -> None:
         """What the spool's files take now, and how many were found damaged."""
         self._ledger.set_beside("spool_bytes", n_bytes)

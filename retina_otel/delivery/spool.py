@@ -7,12 +7,9 @@ for the disk (fdatasync); the cursor does not, so a power failure may bring back
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import stat
-import struct
-import zlib
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ from pathlib import Path
 
 from retina_otel.delivery.outcome import Clock
 from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.spool_directory import Cursor, own
 from retina_otel.delivery.spool_segments import (
     MOST_CONTENT,
     SEGMENT_HEADER,
@@ -31,8 +29,6 @@ from retina_otel.delivery.spool_segments import (
 )
 from retina_otel.errors import ConfigError
 
-_CURSOR = struct.Struct("<QQ")
-_CURSOR_CRC = struct.Struct("<I")
 _SEGMENT_NAME = re.compile(r"(\d{16})\.(segment|corrupt)")
 _PARTS = 16
 """Of `max_bytes`, at least, in segments: what the size limit throws away at a time."""
@@ -50,6 +46,21 @@ class SpoolLimits:
     """Of all files together."""
     max_age_s: float
     """0: no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolPlace:
+    """Where a spool is, what for, and how large. `content` names the format of its requests (at
+    most 16 bytes): what is found of another one is set aside."""
+
+    directory: Path
+    content: str
+    limits: SpoolLimits
+
+    def open(self, clock: Clock, say: Callable[[str], None]) -> Spool:
+        """Opens the directory, or makes it. Raises ConfigError if it can't be used; a full disk is
+        no reason. `say` is told once what was found damaged."""
+        return Spool(self, clock, say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +89,14 @@ class _Segment:
 class Spool:
     """Used by one thread. One process at a time owns a directory."""
 
-    def __init__(
-        self,
-        directory: Path,
-        content: str,
-        limits: SpoolLimits,
-        clock: Clock,
-        say: Callable[[str], None],
-    ) -> None:
-        """Opens the directory, or makes it. `content` names the format of requests (at most 16
-        bytes), `say` is told once what was found damaged. Raises ConfigError if the directory can't
-        be used; a full disk is no reason."""
-        self.directory = directory
+    def __init__(self, place: SpoolPlace, clock: Clock, say: Callable[[str], None]) -> None:
+        directory = self.directory = place.directory
+        self.limits = place.limits
         self.lost: Counter[str] = Counter()
         """Items that will never be sent, by why."""
         self.set_aside = 0
         """Files that were found damaged. They are kept, by another name, while there is room."""
-        self._content = content.encode()[:MOST_CONTENT]
-        self.limits = limits
+        self._content = place.content.encode()[:MOST_CONTENT]
         self._clock = clock
         self._say = say
         # Ages follow the monotonic clock within a process: a step of the wall clock ages nothing.
@@ -106,8 +107,8 @@ class Spool:
         self._reader: SegmentReader | None = None
         self._writer: SegmentWriter | None = None
         self._held: SpooledRequest | None = None
-        self._cursor_fd = -1
-        self._lock_fd = _own(directory)
+        self._lock_fd = own(directory)
+        self._cursor = Cursor(directory / "cursor", say)
         try:
             self._load()
         except OSError as error:
@@ -187,13 +188,13 @@ class Spool:
             self._pass(self._segments[0], request.head)
 
     def close(self) -> None:
-        """Lets go of the directory; what is in it stays."""
+        """Lets go of the directory; what is in it stays. A second call does nothing."""
         self._seal()
         self._close_reader()
-        for fd in (self._cursor_fd, self._lock_fd):
-            if fd >= 0:
-                os.close(fd)
-        self._cursor_fd = self._lock_fd = -1
+        self._cursor.close()
+        if self._lock_fd >= 0:
+            os.close(self._lock_fd)
+            self._lock_fd = -1
 
     def _now_ns(self) -> int:
         return self._clock.monotonic_ns() + self._offset_ns
@@ -205,7 +206,7 @@ class Spool:
         return self.directory / f"{number:016d}.{kind}"
 
     def _load(self) -> None:
-        cursor = self._read_cursor()
+        cursor = self._cursor.read()
         found = sorted(filter(None, map(_SEGMENT_NAME.fullmatch, os.listdir(self.directory))),
                        key=lambda match: match[1])  # fmt: skip
         for match in found:
@@ -273,7 +274,7 @@ class Spool:
         segment.n_items -= head.n_items
         if why:
             self.lost[why] += head.n_items
-        self._write_cursor(segment.number, segment.position)
+        self._cursor.write(segment.number, segment.position)
 
     def _drop_oldest(self, why: str) -> None:
         """Removes the oldest segment, or sets it aside; what is left in it is lost."""
@@ -286,7 +287,7 @@ class Spool:
             left -= self._held.head.n_items  # whoever holds it books it
         if left:
             self.lost[why] += left
-        self._write_cursor(segment.number + 1, 0)
+        self._cursor.write(segment.number + 1, 0)
         try:
             if segment.damaged:
                 aside = segment.path.with_suffix(".corrupt")
@@ -328,72 +329,3 @@ class Spool:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
-
-    def _read_cursor(self) -> tuple[int, int] | None:
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._cursor_fd = os.open(self.directory / "cursor", flags, 0o600)
-            raw = os.pread(self._cursor_fd, _CURSOR.size + _CURSOR_CRC.size, 0)
-        except OSError as error:
-            self._say(f"the cursor of {self.directory} can't be read: {error.strerror}")
-            return None
-        if len(raw) < _CURSOR.size + _CURSOR_CRC.size:
-            return None
-        if zlib.crc32(raw[: _CURSOR.size]) != _CURSOR_CRC.unpack_from(raw, _CURSOR.size)[0]:
-            self._say(f"the cursor of {self.directory} is damaged: what is there is sent again")
-            return None
-        segment, offset = _CURSOR.unpack_from(raw)
-        return segment, offset
-
-    def _write_cursor(self, segment: int, offset: int) -> None:
-        """Losing it costs no more than sending again after a restart."""
-        fixed = _CURSOR.pack(segment, offset)
-        if self._cursor_fd >= 0:
-            try:
-                os.pwrite(self._cursor_fd, fixed + _CURSOR_CRC.pack(zlib.crc32(fixed)), 0)
-            except OSError as error:
-                self._say(f"the cursor of {self.directory} can't be kept: {error.strerror}")
-
-
-def _own(directory: Path) -> int:
-    """Locks the directory, made if it is not there, for as long as the descriptor is open."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ConfigError(
-            f"the spool's directory {directory} can't be used: {error.strerror}",
-            "Set spool.directory to a directory that the agent can make, or may write to",
-        ) from error
-    try:
-        _check(directory, fd)
-    except OSError as error:
-        os.close(fd)
-        raise ConfigError(
-            f"the spool's directory {directory} can't be locked: {error.strerror}",
-            "Set spool.directory to one on a file system of this machine",
-        ) from error
-    except ConfigError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def _check(directory: Path, fd: int) -> None:
-    if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise ConfigError(
-            f"the spool's directory {directory} can be written by others",
-            "Set its mode to 0700, or name one in it that is not there yet: it will be made so",
-        )
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"the spool's directory {directory} can't be written",
-            f"Give it to the agent's user ({os.geteuid()}), with mode 0700",
-        )
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConfigError(
-            f"the spool's directory {directory} is in use by another exporter or agent",
-            "Give each exporter a spool.directory of its own",
-        ) from error

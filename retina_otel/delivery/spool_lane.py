@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from retina_otel.delivery.lane import Lane, LaneOptions
@@ -39,10 +39,7 @@ class _FromDisk:
 class _FromMemory:
     source: _Source
     export: EventsExport
-
-    @property
-    def n_events(self) -> int:
-        return self.export.n_events
+    n_events: int
 
 
 @dataclass(slots=True)
@@ -147,6 +144,12 @@ class SpoolLane(Lane[Any]):
     def _size(self, export: _FromDisk | _FromMemory) -> int:
         return export.n_events
 
+    def _without_blocks(self, export: _FromDisk | _FromMemory) -> _FromDisk | _FromMemory:
+        if isinstance(export, _FromDisk):
+            return export
+        export.source.reader.let_go()
+        return replace(export, export=EventsExport(export.export.sequence, ()))
+
     def _acknowledge(self, export: _FromDisk | _FromMemory) -> None:
         if isinstance(export, _FromDisk):
             self._spool.advance(export.spooled)
@@ -240,9 +243,7 @@ class SpoolLane(Lane[Any]):
                 # Other settings packed it, or for a backend that reads other encodings.
                 body = spooled.request.body()
             except Exception as error:
-                self._report.warn(
-                    Outcome(Result.REFUSED, "spool_corrupt", f"a spooled request: {error}")
-                )
+                self._report.damaged(f"a request in {self._spool.directory}: {error}")
                 n_events = spooled.request.n_items
                 self._book(0, Counter(spool_corrupt=n_events), n_events)
                 self._spool.advance(spooled)
@@ -254,7 +255,7 @@ class SpoolLane(Lane[Any]):
     def _from_memory(self) -> _FromMemory | None:
         for source in self._sources:
             if (export := self._next_of(source)) is not None:
-                return _FromMemory(source, export)
+                return _FromMemory(source, export, export.n_events)
         return None
 
     def _next_of(self, source: _Source) -> EventsExport | None:

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retina_otel.delivery.sender import Packed
-from retina_otel.delivery.spool import Spool, SpoolLimits
+from retina_otel.delivery.spool import Spool, SpoolLimits, SpoolPlace
 from retina_otel.delivery.spool_segments import RECORD_HEADER, SEGMENT_HEADER
 from retina_otel.errors import ConfigError
 from retina_otel.testing.exporters import ManualClock
@@ -35,7 +35,8 @@ class Opened(Spool):
         self, directory: Path, limits: SpoolLimits = LIMITS, clock: ManualClock | None = None
     ) -> None:
         self.said: list[str] = []
-        super().__init__(directory, "otlp-logs", limits, clock or ManualClock(), self.said.append)
+        place = SpoolPlace(directory, "otlp-logs", limits)
+        super().__init__(place, clock or ManualClock(), self.said.append)
 
     def put(self, *items: tuple[bytes, int]) -> None:
         """Appends requests, each with its number of items."""
@@ -302,7 +303,7 @@ def test_what_was_set_aside_gives_way_first(tmp_path: Path) -> None:
 
 
 def test_a_spool_of_another_format_is_set_aside(tmp_path: Path) -> None:
-    other = Spool(tmp_path, "other", LIMITS, ManualClock(), lambda text: None)
+    other = SpoolPlace(tmp_path, "other", LIMITS).open(ManualClock(), lambda text: None)
     other.append([Packed(b"not for us", "", 1, 10)])
     other.close()
     with opened(tmp_path) as spool:
@@ -416,10 +417,11 @@ APPENDER = """
 import sys
 from pathlib import Path
 from retina_otel.delivery.sender import Packed
-from retina_otel.delivery.spool import Spool, SpoolLimits
+from retina_otel.delivery.spool import SpoolLimits, SpoolPlace
 from retina_otel.testing.exporters import ManualClock
 
-spool = Spool(Path(sys.argv[1]), "otlp-logs", SpoolLimits(64 << 20, 0), ManualClock(), print)
+place = SpoolPlace(Path(sys.argv[1]), "otlp-logs", SpoolLimits(64 << 20, 0))
+spool = place.open(ManualClock(), print)
 for number in range(10**9):
     spool.append([Packed(b"%d" % number, "", 1, 1)])
     sys.stdout.write(f"{number}\\n")
