@@ -1,52 +1,77 @@
-"""Labels of attribute sets as text, by id; tells where two attributes became one label."""
+"""Labels of attribute sets as bytes, by id; tells where two attributes became one label."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from itertools import combinations
+from operator import itemgetter
 
 import numpy as np
 import numpy.typing as npt
 
+from retina_otel.encode import protobuf
+from retina_otel.encode.prometheus_escaping import Escaping, Naming, is_classic
 from retina_otel.encode.prometheus_names import (
     DEFAULT_STRATEGY,
     TranslationStrategy,
     escaped,
-    label_name,
     label_value,
 )
-from retina_otel.encode.protobuf import utf8
 from retina_otel.encode.set_cache import SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 
+Blob = Callable[[Mapping[str, str]], bytes]
+"""Labels in the bytes of a format, so that those of several sets can stand beside each other."""
 
-def labels(
-    pairs: AttributeSet, strategy: TranslationStrategy = DEFAULT_STRATEGY
-) -> dict[str, str]:
+
+def labels(pairs: AttributeSet, strategy: TranslationStrategy = DEFAULT_STRATEGY) -> dict[str, str]:
+    """Labels of attributes that nobody wants escaped, see `named_labels`."""
+    return named_labels(pairs, Naming(strategy, Escaping.ALLOW_UTF8))
+
+
+def named_labels(pairs: AttributeSet, naming: Naming) -> dict[str, str]:
     """Labels of attributes. Values of keys that become one label are joined by `;`, in key order.
 
     An empty value is left out: to Prometheus it is the same as no label.
     """
     out: dict[str, str] = {}
-    for key, value in sorted(pairs):
-        name = label_name(key, strategy)
+    for key, value in sorted(pairs, key=itemgetter(0)):
+        name = naming.label(key)
         text = label_value(value)
         if name and text:
             out[name] = f"{out[name]};{text}" if name in out else text
     return out
 
 
-def label_text(pairs: dict[str, str]) -> bytes:
-    """Each label after a comma."""
-    return utf8("".join(f',{name}="{escaped(value)}"' for name, value in pairs.items()))
+def label_text(pairs: Mapping[str, str]) -> bytes:
+    """Each label after a comma, as text and OpenMetrics have it."""
+    return protobuf.utf8(
+        "".join(f',{quoted(name, label=True)}="{escaped(value)}"' for name, value in pairs.items())
+    )
+
+
+def label_pairs(pairs: Mapping[str, str]) -> bytes:
+    """Each label as field 1, a LabelPair, of a protobuf Metric."""
+    return b"".join(
+        protobuf.delimited(1, protobuf.string(1, name) + protobuf.string(2, value))
+        for name, value in pairs.items()
+    )
+
+
+def quoted(name: str, *, label: bool = False) -> str:
+    """A name of the classic character set as it is, any other in quotes."""
+    return name if is_classic(name, label=label) else f'"{escaped(name)}"'
 
 
 class LabelTable(SetTable):
-    """Label text of each set, a hash of it, and a number for the names that it holds."""
+    """Bytes of each set's labels, a hash of them, and a number for the names that it holds."""
 
-    def __init__(self, sets: AttributeSets, names: LabelNames) -> None:
-        super().__init__(sets, lambda pairs: label_text(labels(pairs)))
+    def __init__(self, sets: AttributeSets, naming: Naming, blob: Blob, names: LabelNames) -> None:
+        super().__init__(sets, lambda pairs: blob(named_labels(pairs, naming)))
         self.hashes: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._names_of: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self._naming = naming
+        self._blob = blob
         self._names = names
 
     def grow(self, size: int) -> None:
@@ -55,22 +80,52 @@ class LabelTable(SetTable):
         self._names_of = np.resize(self._names_of, size)
 
     def store(self, number: int, attributes: AttributeSet) -> None:
-        super().store(number, attributes)
-        pairs = labels(attributes)
+        pairs = named_labels(attributes, self._naming)
+        blob = self._blob(pairs)
+        self.blobs[number] = blob
+        self.lengths[number] = len(blob)
         self.hashes[number] = np.uint64(sum(map(hash, pairs.items())) & 2**64 - 1)
         self._names_of[number] = self._names.intern(frozenset(pairs))
 
-    def texts(self, *columns: npt.NDArray[np.int32]) -> list[npt.NDArray[np.object_]]:
-        """The label text of each row, in one part for each column of set ids.
+    def parts(
+        self, *columns: npt.NDArray[np.int32]
+    ) -> tuple[list[npt.NDArray[np.object_]], npt.NDArray[np.int64]]:
+        """The labels of each row in one part for each column of set ids, and their bytes in all.
 
         Where sets of one row share a label, the row's first part holds all its labels, merged.
         """
         self.refresh(*columns)
         parts = [self.blobs[ids] for ids in columns]
+        lengths = self.lengths[columns[0]].astype(np.int64)
+        for ids in columns[1:]:
+            lengths += self.lengths[ids]
+        for row in self._shared(*columns):
+            pairs = [pair for ids in columns for pair in self.sets.get(int(ids[row]))]
+            merged = self._blob(named_labels(tuple(pairs), self._naming))
+            parts[0][row] = merged
+            lengths[row] = len(merged)
+            for part in parts[1:]:
+                part[row] = b""
+        return parts, lengths
+
+    def keys(self, *columns: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
+        """A number for each row that is equal where its labels are equal, and rarely elsewhere.
+
+        A sum over labels: it does not matter in which column a label stands.
+        """
+        self.refresh(*columns)
+        out = np.zeros(len(columns[0]), np.uint64)
+        for ids in columns:
+            out += self.hashes[ids]
+        return out
+
+    def _shared(self, *columns: npt.NDArray[np.int32]) -> list[int]:
+        """Rows whose sets share a label."""
         width = len(self._names)
         combined = np.zeros(len(columns[0]), np.int64)
         for ids in columns:
             combined = combined * width + self._names_of[ids]
+        found: list[int] = []
         for combination in np.unique(combined).tolist():
             held = []
             rest = combination
@@ -78,22 +133,8 @@ class LabelTable(SetTable):
                 rest, number = divmod(rest, width)
                 held.append(self._names[number])
             if any(one & other for one, other in combinations(held, 2)):
-                for row in np.flatnonzero(combined == combination).tolist():
-                    pairs = [pair for ids in columns for pair in self.sets.get(int(ids[row]))]
-                    parts[0][row] = label_text(labels(tuple(pairs)))
-                    for part in parts[1:]:
-                        part[row] = b""
-        return parts
-
-    def keys(self, *columns: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
-        """A number for each row that is equal where its labels are equal, and rarely elsewhere.
-
-        A sum over labels: it does not matter in which column a label stands.
-        """
-        out = np.zeros(len(columns[0]), np.uint64)
-        for ids in columns:
-            out += self.hashes[ids]
-        return out
+                found += np.flatnonzero(combined == combination).tolist()
+        return found
 
 
 class LabelNames:

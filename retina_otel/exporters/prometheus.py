@@ -1,8 +1,8 @@
-"""prometheus: a page for scrapes, as Prometheus text or OpenMetrics.
+"""prometheus: a page for scrapes, as Prometheus text, OpenMetrics or protobuf.
 
-The page of a snapshot is rendered once and kept compressed; further scrapers of the same snapshot
-get the same bytes. A series that has ended is on the page with its final value until one scrape
-has taken it, then it is gone, which is how a scrape says so.
+The page of a snapshot is rendered once for each format and kept compressed; further scrapers of the
+same snapshot get the same bytes. A series that has ended is on the page with its final value until
+one scrape has taken it, then it is gone, which is how a scrape says so.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from pydantic import Field
 
@@ -21,16 +23,22 @@ from retina_otel.delivery.serving_access import (
     ServerAuthSettings,
     ServerTlsSettings,
 )
-from retina_otel.encode.prometheus import (
-    OPENMETRICS_CONTENT_TYPE,
-    TEXT_CONTENT_TYPE,
-    PrometheusRenderer,
-)
+from retina_otel.encode.prometheus import PrometheusRenderer
+from retina_otel.encode.prometheus_escaping import Naming
+from retina_otel.encode.prometheus_formats import Format, Syntax, accepts_gzip, negotiate
+from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
 from retina_otel.errors import cannot_listen
 from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader, PointBlock
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
+_LEVEL = 1
 _STEP = 256 * 1024
+_MOST_RENDERERS = 4
+"""Kept with their bytes of labels: the least recently used is dropped beyond this."""
+
+_Sequences = tuple[int | None, ...]
+_Renderer = PrometheusRenderer | ProtobufRenderer
 
 
 class PrometheusSettings(Settings):
@@ -42,6 +50,11 @@ class PrometheusSettings(Settings):
 
     path: str = Field(default="/metrics", pattern=r"^/\S*$")
     """Where the page is."""
+
+    translation_strategy: TranslationStrategy = DEFAULT_STRATEGY
+    """How OpenTelemetry names become Prometheus names: the four ways that Prometheus has for OTLP
+    and the Collector for its exporters. The `NoUTF8Escaping...` one and `NoTranslation` keep dots
+    and other UTF-8 for scrapers that ask for `escaping=allow-utf-8`, as Prometheus 3 does."""
 
     tls: ServerTlsSettings | None = None
     """Serve https. Not set: http."""
@@ -74,7 +87,7 @@ class PrometheusExporter:
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the address can't be listened on, or a file can't be used."""
-        page = Page(metrics, self._context)
+        page = Page(metrics, self._context, self._settings.translation_strategy)
         access = ServerAccess(self._settings.tls, self._settings.auth, self._context.logger)
         try:
             self._server = _Server(page, self._settings, access, self._context.logger)
@@ -96,24 +109,38 @@ class PrometheusExporter:
             self._server.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class RenderedPage:
+    """One page of one tick, as gzip."""
+
+    packed: bytes
+    plain_bytes: int
+    sequences: _Sequences
+    """Of which snapshots it is, for `Page.scraped`."""
+
+
 class Page:
     """The newest snapshots of all readers as one page. Any thread."""
 
-    def __init__(self, readers: Sequence[MetricsReader], context: Context) -> None:
+    def __init__(
+        self, readers: Sequence[MetricsReader], context: Context, strategy: TranslationStrategy
+    ) -> None:
         self._readers = readers
-        self._renderer = PrometheusRenderer(context.resource)
+        self._resource = context.resource
+        self._strategy = strategy
+        self._renderers: OrderedDict[tuple[bool, Naming], _Renderer] = OrderedDict()
         self._ledger = context.ledger
         self._logger = context.logger
         self._lock = threading.Lock()
-        self._sequences: tuple[int | None, ...] | None = None
-        self._pages: dict[bool, bytes] = {}
+        self._sequences: _Sequences | None = None
+        self._pages: dict[tuple[Syntax, Naming], RenderedPage] = {}
         self._exports: list[tuple[MetricsReader, MetricsExport]] = []
         self._conflicts: dict[str, str] = {}
-        self._scrapes = 0
         self._renders = 0
 
-    def compressed(self, openmetrics: bool) -> tuple[bytes, tuple[int | None, ...]]:
-        """The page as gzip, and what to tell `scraped` when somebody has it."""
+    def rendered(self, wanted: Format) -> RenderedPage:
+        """The page of this tick in this format."""
+        key = wanted.syntax, Naming(self._strategy, wanted.escaping)
         with self._lock:
             exports = [(reader, reader.take()) for reader in self._readers]
             sequences = tuple(export.sequence if export else None for _, export in exports)
@@ -122,41 +149,49 @@ class Page:
                 self._pages.clear()
             # Anew also for the same snapshots: what was taken before has been let go.
             self._exports = [(reader, export) for reader, export in exports if export]
-            if openmetrics not in self._pages:
-                self._pages[openmetrics] = self._render(openmetrics)
+            if key not in self._pages:
+                self._pages[key] = self._render(*key, sequences)
             for reader in self._readers:
                 # A scrape that breaks off is never acknowledged, and perhaps nobody comes again.
                 reader.let_go()
-            return self._pages[openmetrics], sequences
+            return self._pages[key]
 
-    def scraped(self, sequences: tuple[int | None, ...]) -> None:
-        """A scraper has the page of these snapshots."""
+    def scraped(self, page: RenderedPage) -> None:
+        """A scraper has this page."""
         with self._lock:
-            self._scrapes += 1
-            self._ledger.set_beside("scrapes", self._scrapes)
-            if sequences != self._sequences:
+            self._ledger.count_request("points", page.plain_bytes)
+            if page.sequences != self._sequences:
                 return
             for reader, export in self._exports:
-                self._acknowledge(reader, export)
+                self._ledger.add_export("points", exported=export.n_points, failed={})
+                reader.acknowledge(export)
 
-    def _acknowledge(self, reader: MetricsReader, export: MetricsExport) -> None:
-        n = export.n_points
-        self._ledger.add(seen=n, drained=n)
-        reader.acknowledge(export)
-
-    def _render(self, openmetrics: bool) -> bytes:
+    def _render(self, syntax: Syntax, naming: Naming, sequences: _Sequences) -> RenderedPage:
         blocks: list[PointBlock] = [block for _, export in self._exports for block in export.blocks]
-        # Compressed as it is rendered: the plain text of 50,000 series would be 25 MB.
-        packer = zlib.compressobj(1, wbits=_GZIP)
-        packed = [packer.compress(chunk) for chunk in self._renderer.chunks(blocks, openmetrics)]
-        packed.append(packer.flush())
+        renderer = self._renderer(syntax is Syntax.PROTOBUF, naming)
+        if isinstance(renderer, ProtobufRenderer):
+            chunks = renderer.chunks(blocks)
+        else:
+            chunks = renderer.chunks(blocks, syntax is Syntax.OPENMETRICS)
+        packed, plain_bytes = _packed(chunks)
         self._renders += 1
         self._ledger.set_beside("renders", self._renders)
-        for metric, why in self._renderer.conflicts.items():
+        for metric, why in renderer.families.conflicts.items():
             if metric not in self._conflicts:
                 self._conflicts[metric] = why
                 self._logger.warning("%s is not on the page: %s", metric, why)
-        return b"".join(packed)
+        return RenderedPage(packed, plain_bytes, sequences)
+
+    def _renderer(self, protobuf: bool, naming: Naming) -> _Renderer:
+        key = protobuf, naming
+        renderer = self._renderers.pop(key, None)
+        if renderer is None:
+            make = ProtobufRenderer if protobuf else PrometheusRenderer
+            renderer = make(self._resource, naming)
+        self._renderers[key] = renderer
+        if len(self._renderers) > _MOST_RENDERERS:
+            self._renderers.popitem(last=False)
+        return renderer
 
 
 class _Server(Server):
@@ -187,73 +222,57 @@ class _Handler(Handler):
             self.answer_text(404, f"Not here: metrics are at {self.server.path}")
 
     def _page(self) -> None:
-        openmetrics = wants_openmetrics(self.headers.get("Accept", ""))
-        page, sequences = self.server.page.compressed(openmetrics)
+        wanted = negotiate(self.headers.get("Accept", ""))
+        page = self.server.page.rendered(wanted)
         self.send_response(200)
-        self.send_header(
-            "Content-Type", OPENMETRICS_CONTENT_TYPE if openmetrics else TEXT_CONTENT_TYPE
-        )
+        self.send_header("Content-Type", wanted.content_type)
         self.send_header("Vary", "Accept, Accept-Encoding")
         if accepts_gzip(self.headers.get("Accept-Encoding", "")):
             self.send_header("Content-Encoding", "gzip")
-            self.send_header("Content-Length", str(len(page)))
+            self.send_header("Content-Length", str(len(page.packed)))
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(page)
+                self.wfile.write(page.packed)
         elif self.request_version == "HTTP/1.0" or self.command == "HEAD":
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
             if self.command != "HEAD":
-                for part in _unpacked(page):
+                for part in _unpacked(page.packed):
                     self.wfile.write(part)
         else:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            for part in _unpacked(page):
+            for part in _unpacked(page.packed):
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
             self.wfile.write(b"0\r\n\r\n")
         if self.command != "HEAD":
             self.wfile.flush()
-            self.server.page.scraped(sequences)
+            self.server.page.scraped(page)
 
 
-def _unpacked(page: bytes) -> Iterator[bytes]:
+def _packed(chunks: Iterable[bytes]) -> tuple[bytes, int]:
+    """gzip of the chunks, and their bytes in all.
+
+    Compressed as they come: the plain text of 50,000 series is 30 MB.
+    """
+    # Imported on first use: an agent that nobody scrapes does not pay for it. Half the CPU of zlib.
+    import cramjam
+
+    packer = cramjam.gzip.Compressor(_LEVEL)
+    plain_bytes = 0
+    for chunk in chunks:
+        packer.compress(chunk)
+        plain_bytes += len(chunk)
+    return bytes(packer.finish()), plain_bytes
+
+
+def _unpacked(packed: bytes) -> Iterator[bytes]:
     unpacker = zlib.decompressobj(wbits=_GZIP)
-    part = unpacker.decompress(page, _STEP)
+    part = unpacker.decompress(packed, _STEP)
     while part:
         yield part
         part = unpacker.decompress(unpacker.unconsumed_tail, _STEP)
-
-
-def _qualities(header: str) -> dict[str, float]:
-    """What a header accepts, lower case without parameters, with its weight."""
-    found: dict[str, float] = {}
-    for part in header.split(","):
-        name, *parameters = (each.strip() for each in part.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            key, _, value = parameter.partition("=")
-            if key.strip().lower() == "q":
-                try:
-                    weight = float(value)
-                except ValueError:
-                    weight = 0.0
-        if name:
-            found[name.lower()] = max(weight, found.get(name.lower(), 0.0))
-    return found
-
-
-def wants_openmetrics(accept: str) -> bool:
-    """OpenMetrics only for who names it, and does not like text better."""
-    weights = _qualities(accept)
-    wanted = weights.get("application/openmetrics-text", 0.0)
-    return wanted > 0 and wanted >= weights.get("text/plain", 0.0)
-
-
-def accepts_gzip(accept_encoding: str) -> bool:
-    weights = _qualities(accept_encoding)
-    return weights.get("gzip", weights.get("*", 0.0)) > 0
 
 
 COMPONENT = Component(

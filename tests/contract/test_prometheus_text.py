@@ -198,9 +198,9 @@ def test_of_points_whose_attributes_become_the_same_labels_the_newest_stands_the
         expected_key("m_bytes_total", {"a_b": "x"}): 3,
         expected_key("m_bytes_total", {"a_b": "y"}): 4,
     }
-    assert renderer.duplicates == 3
+    assert renderer.families.duplicates == 3
     renderer.render(blocks[:1])
-    assert renderer.duplicates == 1
+    assert renderer.families.duplicates == 1
 
 
 def test_attributes_of_one_series_that_become_one_label_are_joined_in_key_order() -> None:
@@ -240,7 +240,7 @@ def test_a_name_taken_by_another_type_is_left_out_and_said() -> None:
             block("äö", Kind.GAUGE),
         ]
     )
-    assert renderer.conflicts == {
+    assert renderer.families.conflicts == {
         "a_b": "a_b is already another metric",
         "a.b.total": "a_b_total is already another metric",
         "h.count": "h_count is already another metric",
@@ -253,7 +253,7 @@ def test_a_name_taken_by_another_type_is_left_out_and_said() -> None:
         "countera.b",
     ]
     assert series(renderer.render([block("a_b", Kind.GAUGE)]), False)
-    assert renderer.conflicts == {}
+    assert renderer.families.conflicts == {}
 
 
 def test_delta_points_cannot_be_scraped() -> None:
