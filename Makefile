@@ -80,6 +80,9 @@ docs: setup ## write the generated reference pages, then test the documentation
 demo: setup ## the lab, the agent before it, and a live view of what it sees (root)
 	@$(ROOT) .venv/bin/retina-otel demo $(if $(DURATION),--duration $(DURATION)) $(ARGS)
 
+demo-backends: collector backends ## the demo with a Collector and a Prometheus behind the agent (root)
+	@$(ROOT) .venv/bin/retina-otel demo --backends $(if $(DURATION),--duration $(DURATION)) $(ARGS)
+
 lab: kubernetes ## a real cluster with sample workloads, until Ctrl-C (root)
 	@$(ROOT) $(PY) -m retina_otel.testing.cluster $(ARGS)
 

@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -41,7 +41,13 @@ _INTERRUPTED = 130
     metavar="DIR",
     help="Keep the agent's files there: configuration, log, OTLP. Otherwise they go when it ends.",
 )
-def command(duration: str | None, as_json: bool, output: Path | None) -> int:
+@click.option(
+    "--backends",
+    is_flag=True,
+    help="Also run a Collector and a Prometheus, and compare what came out there (in a clone, "
+    "after `make collector backends`).",
+)
+def command(duration: str | None, as_json: bool, output: Path | None, backends: bool) -> int:
     """Show it working in a small lab on this machine.
 
     Builds a node with four pods out of network namespaces, lets them talk, runs the agent before
@@ -54,6 +60,7 @@ def command(duration: str | None, as_json: bool, output: Path | None) -> int:
       sudo retina-otel demo
       sudo retina-otel demo --duration 20s
       sudo retina-otel demo --duration 20s --json --output demo-files
+      sudo retina-otel demo --backends
     """
     length_s = _seconds(duration)
     if os.geteuid() != 0:
@@ -71,14 +78,20 @@ def command(duration: str | None, as_json: bool, output: Path | None) -> int:
                 f"--output {output}: {error.strerror}", "Choose a directory that can be written"
             ) from error
     with _stopped_by_signals() as stop:
-        return _run(output and output.resolve(), length_s, stop, as_json=as_json)
+        return _run(output and output.resolve(), length_s, stop, as_json=as_json, backends=backends)
 
 
 def _run(
-    output: Path | None, length_s: float | None, stop: threading.Event, *, as_json: bool
+    output: Path | None,
+    length_s: float | None,
+    stop: threading.Event,
+    *,
+    as_json: bool,
+    backends: bool,
 ) -> int:
     # Imported here so that `--help` and errors before it are quick.
     from retina_otel.cli.demo_agent import DemoAgent
+    from retina_otel.cli.demo_backends import DemoBackends
     from retina_otel.cli.demo_checks import equalities, file_equalities, read_wires
     from retina_otel.cli.demo_screen import Screen
     from retina_otel.cli.demo_view import Moment
@@ -87,11 +100,20 @@ def _run(
     screen = Screen(as_json=as_json)
     began = time.monotonic()
     screen.say("building the lab: a node with pods shop/web, shop/api, shop/db, infra/dns")
-    with (
-        DemoWorld() as world,
-        DemoAgent(world.lab.node, world.identity(), output or world.lab.folder) as agent,
-    ):
+    with ExitStack() as exits:
+        world = exits.enter_context(DemoWorld())
+        folder = output or world.lab.folder
+        behind = None
+        if backends:
+            screen.say("starting Prometheus and the Collector")
+            behind = exits.enter_context(DemoBackends(world.lab.node, folder))
+            screen.say(f"Prometheus is at {behind.url}")
         screen.say("starting the agent")
+        agent = exits.enter_context(
+            DemoAgent(
+                world.lab.node, world.identity(), folder, behind.exporters() if behind else {}
+            )
+        )
         ready = agent.wait_until_ready(stop)
         if stop.is_set():
             screen.say("stopped before it began")
@@ -120,6 +142,8 @@ def _run(
         stated = equalities(world, seen, wires)
         code = agent.stop()
         stated += file_equalities(agent.otlp_path, seen)
+        if behind is not None:
+            stated += behind.equalities(seen)
         ok = code == 0 and all(equality.holds for equality in stated)
         screen.finish(Moment(lasted, seen, wires, world.senders), stated)
         for sender in world.senders:

@@ -36,7 +36,14 @@ _UP = frozenset({"running", "degraded"})
 class DemoAgent:
     """A running agent, as a context manager. `folder` holds its files: configuration, log, OTLP."""
 
-    def __init__(self, node: Namespace, identity: Mapping[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        node: Namespace,
+        identity: Mapping[str, Any],
+        folder: Path,
+        exporters: Mapping[str, Any],
+    ) -> None:
+        """`exporters` get the metrics too."""
         self.folder = folder
         self.config_path = folder / "agent.yaml"
         self.log_path = folder / "agent.log"
@@ -45,7 +52,9 @@ class DemoAgent:
         identity_path = folder / "identity.yaml"
         identity_path.write_text(yaml.safe_dump(dict(identity), sort_keys=False))
         self.config_path.write_text(
-            yaml.safe_dump(_configuration(identity_path, self.otlp_path), sort_keys=False)
+            yaml.safe_dump(
+                _configuration(identity_path, self.otlp_path, exporters), sort_keys=False
+            )
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._relay = _Relay(self._text)
@@ -161,7 +170,7 @@ class _Relay:
         self._server.server_close()
 
 
-def _configuration(identity: Path, otlp: Path) -> dict[str, Any]:
+def _configuration(identity: Path, otlp: Path, exporters: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "extensions": {"static_identity": {"path": str(identity)}},
         # Whatever else lives on this machine drops packets too, perhaps of the same addresses.
@@ -170,6 +179,7 @@ def _configuration(identity: Path, otlp: Path) -> dict[str, Any]:
         "exporters": {
             "prometheus": {"endpoint": f"{_LOOPBACK}:{_PORT}"},
             "file": {"path": str(otlp), "interval": "2s"},
+            **exporters,
         },
         "service": {
             "extensions": ["static_identity"],
@@ -179,7 +189,7 @@ def _configuration(identity: Path, otlp: Path) -> dict[str, Any]:
                 "metrics": {
                     "receivers": list(RECEIVERS),
                     "processors": ["identity"],
-                    "exporters": ["prometheus", "file"],
+                    "exporters": ["prometheus", "file", *exporters],
                 },
                 "logs": {
                     "receivers": ["drops"],

@@ -25,6 +25,7 @@ from retina_otel.cli.reference_types import brief, default_text, type_text
 from retina_otel.component import Component, ComponentKind
 from retina_otel.config.registry import SECTIONS, Registry
 from retina_otel.config.schema import json_schema
+from retina_otel.dashboards.alerts import alerts
 from retina_otel.config.settings import ServiceSettings
 from retina_otel.model import attributes as model_attributes
 from retina_otel.model.signals import BUILT_IN, Attribute, Event, Metric, Signal
@@ -45,6 +46,7 @@ def pages() -> dict[str, str]:
         "configuration.md": _page(_configuration(components)),
         "components.md": _page(_components(components)),
         "signals.md": _page(_signals(components)),
+        "alerts.md": _page(_alerts()),
         "command-line.md": _page(_command_line()),
         "config.schema.json": json.dumps(schema, indent=2, ensure_ascii=False) + "\n",
     }
@@ -58,6 +60,7 @@ def _index() -> Iterator[str]:
     yield "* [Components](components.md): what a configuration may name"
     yield "* [Configuration](configuration.md): every setting, its type and default"
     yield "* [Signals](signals.md): every metric, event and attribute"
+    yield "* [Alerts](alerts.md): every alert rule, and what to do first"
     yield "* [Command line](command-line.md): commands, options, exit codes"
     yield "* [JSON Schema of the configuration](config.schema.json), for editors"
 
@@ -278,6 +281,22 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[s
         cells = [" ".join(cell.split()).replace("|", "\\|") for cell in row]
         yield f"| {' | '.join(cells)} |"
     yield ""
+
+
+def _alerts() -> Iterator[str]:
+    yield "# Alerts"
+    yield ""
+    yield (
+        "The rules that `retina-otel dashboards alerts` prints. "
+        "[See it in Grafana](../how-to/see-it-in-grafana.md) tells how to use them."
+    )
+    for alert in alerts():
+        yield ""
+        yield f"## {alert.name}"
+        yield ""
+        yield f"{alert.description} ({alert.severity}, after {alert.lasting})"
+        yield ""
+        yield f"```promql\n{alert.expression}\n```"
 
 
 def write(folder: Path = FOLDER) -> list[str]:

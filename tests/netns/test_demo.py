@@ -65,6 +65,18 @@ def test_all_stated_equalities_hold_and_nothing_is_lost(tmp_path: Path) -> None:
     assert {"agent.yaml", "agent.log", "identity.yaml", "otlp.jsonl"} == set(os.listdir(tmp_path))
 
 
+def test_what_prometheus_holds_at_the_far_end_is_what_was_sent() -> None:
+    done = run("--backends", "--duration", "4s", "--json")
+    assert done.returncode == 0, done.stderr + done.stdout
+    stated = [e for e in json.loads(done.stdout)["equalities"] if e["group"] == "Prometheus"]
+    assert [equality["what"] for equality in stated] == [
+        "packets of all flows",
+        "bytes of all flows",
+        "packets of pods dropped",
+    ]
+    assert all(equality["holds"] for equality in stated)
+
+
 def test_without_a_terminal_it_prints_progress_and_the_final_tables() -> None:
     done = run("--duration", "3s")
     assert done.returncode == 0, done.stderr + done.stdout
