@@ -2,7 +2,8 @@
 
 An export is acknowledged only when each of its requests was accepted or refused for good. A request
 that is too large is halved at a boundary between items, and the size that passed is kept for all
-later ones. What differs between metrics and events is in `lanes`.
+later ones. What must wait for its backend waits as packed requests: it keeps no attribute set of
+the pipeline alive. What differs between metrics and events is in `lanes`.
 """
 
 from __future__ import annotations
@@ -91,6 +92,8 @@ class Lane(ABC, Generic[Export]):
             self._tick_ns += (offset_ns - now) % self._interval_ns
         self.due_ns = self._tick_ns
         self._export: Export | None = None
+        self._n_items = 0
+        """In the export, whether it still has its blocks or not."""
         self._requests: Iterator[Packed] = iter(())
         self._waiting: deque[Packed] = deque()
         """Requests that were packed and not yet settled, the next one first."""
@@ -104,6 +107,10 @@ class Lane(ABC, Generic[Export]):
 
     @abstractmethod
     def _size(self, export: Export) -> int: ...
+
+    @abstractmethod
+    def _without_blocks(self, export: Export) -> Export:
+        """Lets go of the sets; what is left can still be acknowledged."""
 
     @abstractmethod
     def _acknowledge(self, export: Export) -> None: ...
@@ -138,6 +145,7 @@ class Lane(ABC, Generic[Export]):
             self._export = self._take()
             if self._export is None:
                 return
+            self._n_items = self._size(self._export)
             self._requests = self._encoder.requests(
                 self._export, self.max_bytes, self._route.sender.pack
             )
@@ -239,9 +247,17 @@ class Lane(ABC, Generic[Export]):
             if self.due_ns >= self._deadline_ns:
                 self.give_up()
             return
+        if not self._gives_way(self._tick_ns):
+            self._keep_packed()
         bound_s = self._options.retry.max_elapsed_s
         if bound_s and self.due_ns - self._failing_since_ns > bound_s * _S:
             self._overdue(now)
+
+    def _keep_packed(self) -> None:
+        """This export is tried until it passes, however long that takes: as bytes alone."""
+        assert self._export is not None
+        self._waiting.extend(self._requests)
+        self._export = self._without_blocks(self._export)
 
     def _settle(self, *, unsent: str = "not_encoded", superseded: bool = False) -> None:
         """Books the export and ends it. What no request has settled is superseded, or lost.
@@ -249,7 +265,7 @@ class Lane(ABC, Generic[Export]):
         Superseded points come again in newer form, so only then the export is not acknowledged.
         """
         assert self._export is not None
-        left = self._size(self._export) - self._accepted - self._lost.total()
+        left = self._n_items - self._accepted - self._lost.total()
         if not superseded:
             self._lost[unsent] += left
         self._report.settle(
@@ -264,6 +280,7 @@ class Lane(ABC, Generic[Export]):
 
     def _forget(self) -> None:
         self._export = None
+        self._n_items = 0
         self._requests = iter(())
         self._waiting.clear()
         self._accepted = 0

@@ -77,6 +77,10 @@ class MetricsLane(Lane[MetricsExport]):
     def _size(self, export: MetricsExport) -> int:
         return export.n_points
 
+    def _without_blocks(self, export: MetricsExport) -> MetricsExport:
+        self._reader.let_go()
+        return MetricsExport(export.sequence, ())
+
     def _acknowledge(self, export: MetricsExport) -> None:
         self._last_sequence = export.sequence
         self._reader.acknowledge(export)
@@ -144,6 +148,10 @@ class EventsLane(Lane[EventsExport]):
     def _size(self, export: EventsExport) -> int:
         return export.n_events
 
+    def _without_blocks(self, export: EventsExport) -> EventsExport:
+        self._reader.let_go()
+        return EventsExport(export.sequence, ())
+
     def _acknowledge(self, export: EventsExport) -> None:
         self._reader.acknowledge(export)
 
@@ -170,4 +178,5 @@ class EventsLane(Lane[EventsExport]):
             self._book_shed()
             if self._export is None:
                 break
+            self._n_items = self._size(self._export)
         self.finished = True

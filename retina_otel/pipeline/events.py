@@ -7,7 +7,7 @@ never change.
 
 Set ids of dropped events go back to AttributeSets under the present generation, and mean something
 else only when no reader holds an export that was taken in it or before: a reader lets go by
-`acknowledge()` or by its next `take()`.
+`acknowledge()`, by `let_go()` or by its next `take()`.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ class EventBuffer:
     def _take(self, reader: BufferReader, max_bytes: int) -> EventsExport | None:
         with self._lock:
             reader.lose(self._first)
-            reader.holds = None
+            reader.holds, reader.taken_until = None, reader.cursor
             cursor = (reader.cursor, max_bytes)
             export = self._exports.get(cursor) or self._export(*cursor)
             if not export.blocks:
@@ -277,7 +277,7 @@ class BufferReader:
         self.cursor = first
         """Number of the first event that is not acknowledged."""
         self.holds: int | None = None
-        """Generation in which the export in hand was taken."""
+        """Generation in which the export that is read was taken."""
         self.taken_until = first
         self._buffer = buffer
         self._shed = 0
@@ -286,6 +286,11 @@ class BufferReader:
         """The oldest events not acknowledged, about `max_bytes` of them and at least one; None if
         there are none."""
         return self._buffer._take(self, max_bytes)
+
+    def let_go(self) -> None:
+        """The blocks of what was taken are read no more; it may still be acknowledged."""
+        with self._buffer._lock:
+            self.holds = None
 
     def acknowledge(self, export: EventsExport) -> None:
         """The cursor moves past them. What was taken counts as delivered even if the buffer has
@@ -296,10 +301,10 @@ class BufferReader:
 
     @property
     def shed(self) -> int:
-        """Events that this reader never got. What it holds, and may still acknowledge, is not
+        """Events that this reader never got. What it took last, and may still acknowledge, is not
         among them."""
         with self._buffer._lock:
-            reached = self.cursor if self.holds is None else self.taken_until
+            reached = max(self.cursor, self.taken_until)
             return self._shed + max(0, self._buffer._first - reached)
 
     def lose(self, first: int) -> None:

@@ -133,6 +133,9 @@ class EventsReader(Protocol):
         """The oldest events not acknowledged, about `max_bytes` at most; None when there are
         none."""
 
+    def let_go(self) -> None:
+        """As that of a MetricsReader."""
+
     def acknowledge(self, export: EventsExport) -> None:
         """The backend has them (or refused them for good): the cursor moves past them."""
 

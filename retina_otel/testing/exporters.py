@@ -127,6 +127,8 @@ class EventsFeed:
             sequence, block = self._blocks[0]
             return EventsExport(sequence, (block,))
 
+    def let_go(self) -> None: ...
+
     def acknowledge(self, export: EventsExport) -> None:
         with self._lock:
             self._blocks = [each for each in self._blocks if each[0] > export.sequence]
