@@ -1,6 +1,7 @@
 """The one pooled connection of a sender, and what its failures mean in words.
 
-A pool is made again after a failure, so that renewed TLS files are read without a restart.
+A pool is made again after a failure, and when a TLS file has changed, so that renewed ones are used
+without a restart.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import socket
 import ssl
 import threading
 from typing import Any, TypeVar
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -28,6 +29,7 @@ from urllib3.exceptions import (
 
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.watched import FileChanges
 
 _T = TypeVar("_T")
 
@@ -44,10 +46,13 @@ class Connections:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._aborted = False
+        self._changes = FileChanges(tls.files if url.scheme == "https" else ())
         self.pool()
 
     def pool(self) -> urllib3.HTTPConnectionPool:
         """The pool; TLS files are read when it is made. Raises ConfigError."""
+        if self._changes.changed():
+            self.reset()
         if self._pool is None:
             self._pool = self._make()
             self._pool.ConnectionCls = _remembering(self._pool.ConnectionCls, self._opened)
@@ -86,7 +91,8 @@ class Connections:
             if self._tls.server_name:
                 options["server_hostname"] = self._tls.server_name
         if self._proxy:
-            proxies = urllib3.ProxyManager(self._proxy, **options)
+            address, headers = _without_credentials(self._proxy)
+            proxies = urllib3.ProxyManager(address, proxy_headers=headers, **options)
             pool = proxies.connection_from_host(
                 self._url.hostname, self._url.port, self._url.scheme
             )
@@ -98,6 +104,16 @@ class Connections:
             else urllib3.HTTPConnectionPool
         )
         return kind(self._url.hostname, self._url.port, **options)
+
+
+def _without_credentials(proxy: str) -> tuple[str, dict[str, str]]:
+    """A proxy's URL without its user, and the headers that name that one."""
+    parts = urlsplit(proxy)
+    if parts.username is None:
+        return proxy, {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+    return urlunsplit(address), dict(urllib3.make_headers(proxy_basic_auth=pair))
 
 
 def _remembering(base: Any, opened: Any) -> Any:

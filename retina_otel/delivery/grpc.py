@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import cast
@@ -186,11 +186,11 @@ class GrpcSender:
         if outcome.reason in BELOW_GRPC:
             self._reset()
             if note := self.target.tls.expiry_note():
-                message = f"{outcome.message} ({note})"
-                return Outcome(outcome.result, outcome.reason, message, outcome.remedy)
+                return replace(outcome, message=f"{outcome.message} ({note})")
         if code is grpc.StatusCode.UNAUTHENTICATED and self._authorizer is not None:
+            # They can change: a token may just have expired.
             self._authorizer.refused()
-            return Outcome(Result.RETRY, outcome.reason, outcome.message, outcome.remedy)
+            return replace(outcome, result=Result.RETRY)
         return outcome
 
     def abort(self) -> None:
@@ -250,11 +250,12 @@ def _options(
         # A new channel connects at once, instead of waiting as long as an old one would have.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_reconnect_backoff_ms", 5000),
-        ("grpc.enable_http_proxy", 0),
     ]
     proxy = proxy_for(endpoint.scheme, endpoint.host, target.proxy_url)
     if proxy is not None and not endpoint.address.startswith("unix:"):
-        options += [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy)]
+        options.append(("grpc.http_proxy", proxy))
+    else:
+        options.append(("grpc.enable_http_proxy", 0))
     if endpoint.tls and target.tls.server_name:
         options.append(("grpc.ssl_target_name_override", target.tls.server_name))
     if target.keepalive is not None:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import base64
 import threading
 import time
-import urllib.request
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.client import HTTPException
 from urllib.parse import unquote, urlsplit
 
 import urllib3
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
+from retina_otel.delivery.auth import Authorizer, Request
 from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.proxies import proxy_for
 from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Response, judge
 from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.tls import TlsOptions
@@ -29,13 +30,15 @@ from retina_otel.errors import ConfigError, RetinaError
 
 @dataclass(frozen=True, slots=True)
 class HttpTarget:
-    """Where requests go, and how. `headers` and the URL's query do not appear in its repr."""
+    """Where requests go, and how. `headers`, the URL's query and the proxy are not in its repr."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     compression: Compression = Compression.GZIP
     tls: TlsOptions = field(default_factory=TlsOptions)
     content_type: str = "application/x-protobuf"
+    proxy_url: str = field(default="", repr=False)
+    """Empty: the one that the environment names; "none": none."""
 
     def __post_init__(self) -> None:
         if fault := fault_of_url(self.url):
@@ -72,10 +75,18 @@ def fault_of_url(url: str) -> str:
 class HttpSender:
     """Posts requests to one target. Used by one thread; `abort` may be called from any."""
 
-    def __init__(self, target: HttpTarget, *, clock: Clock, user_agent: str) -> None:
+    def __init__(
+        self,
+        target: HttpTarget,
+        *,
+        clock: Clock,
+        user_agent: str,
+        authorizer: Authorizer | None = None,
+    ) -> None:
         """Reads TLS files. Raises ConfigError if the target can't be used at all."""
         self.target = target
         self._clock = clock
+        self._authorizer = authorizer
         self._compressor = Compressor(target.compression)
         parts = urlsplit(target.url)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -90,9 +101,8 @@ class HttpSender:
             self._headers.setdefault("Authorization", f"Basic {basic}")
         if target.tls.insecure_skip_verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # said once, by the exporter
-        self._connections = Connections(
-            parts, target.tls, proxy=_proxy(parts.scheme, parts.hostname)
-        )
+        proxy = proxy_for(parts.scheme, parts.hostname or "", target.proxy_url)
+        self._connections = Connections(parts, target.tls, proxy=proxy)
         self._aborted = threading.Event()
 
     @property
@@ -119,10 +129,17 @@ class HttpSender:
                     self._compressor.reconsider()
         except (HTTPError, HTTPException, OSError) as error:
             self._connections.reset()
-            return explain(error, self.target.shown)
+            outcome = explain(error, self.target.shown)
+            note = self.target.tls.expiry_note() if self.target.url.startswith("https:") else ""
+            return replace(outcome, message=f"{outcome.message} ({note})") if note else outcome
         except RetinaError as error:
-            return Outcome(Result.RETRY, "tls_files", error.message, error.remedy)
-        return self._judge(response)
+            return Outcome(Result.RETRY, "credentials", error.message, error.remedy)
+        outcome = self._judge(response)
+        if response.status == 401 and self._authorizer is not None:
+            # They can change: a token may just have expired.
+            self._authorizer.refused()
+            return replace(outcome, result=Result.RETRY)
+        return outcome
 
     def _judge(self, response: Response) -> Outcome:
         return judge(response, self.target.shown, self._clock.wall_ns())
@@ -131,6 +148,9 @@ class HttpSender:
         headers = self._headers
         if packed.encoding:
             headers = {**headers, "Content-Encoding": packed.encoding}
+        if self._authorizer is not None:
+            request = Request("POST", self.target.url, headers, packed.data)
+            headers = {**headers, **self._authorizer.headers(request)}
         if self._aborted.is_set():
             raise ConnectionAbortedError("the exporter is stopping")
         answer = self._connections.pool().urlopen(
@@ -164,12 +184,3 @@ class HttpSender:
 
     def close(self) -> None:
         self._connections.reset()
-
-
-def _proxy(scheme: str, host: str | None) -> str | None:
-    """The proxy that the environment names for a host, never for this machine itself."""
-    if not host or host == "localhost" or host.startswith("127.") or host == "::1":
-        return None
-    if urllib.request.proxy_bypass_environment(host):  # type: ignore[attr-defined]
-        return None
-    return urllib.request.getproxies_environment().get(scheme)

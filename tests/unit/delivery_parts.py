@@ -70,9 +70,13 @@ class Capture:
             except OSError:
                 return
             self.connections += 1
+            self._greet(client)
             server = socket.create_connection(("127.0.0.1", self._port))
             self._begin(self._pump, client, server, True)
             self._begin(self._pump, server, client, False)
+
+    def _greet(self, client: socket.socket) -> None:
+        """Before the server is connected to."""
 
     def _pump(self, source: socket.socket, drain: socket.socket, keep: bool) -> None:
         with source:
@@ -90,6 +94,21 @@ class Capture:
         self._listener.close()
         for thread in self._threads:
             thread.join(10)
+
+
+class ConnectProxy(Capture):
+    """An HTTP proxy that tunnels each CONNECT to one port of loopback, and keeps its head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+
+    def _greet(self, client: socket.socket) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += client.recv(1)
+        self.asked.append(head.decode())
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
 
 def raw_server(answer: bytes | None) -> Iterator[str]:

@@ -1,4 +1,5 @@
-"""Certificates and tokens of the gRPC sender: what does not hold is named, what is renewed is used."""
+"""Certificates and tokens of the gRPC sender: what does not hold is named, what is renewed is
+used."""
 
 from __future__ import annotations
 
