@@ -31,6 +31,7 @@ from retina_otel.delivery.http import HttpSender, HttpTarget
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push
 from retina_otel.delivery.settings import HttpUrl, OtlpCompression, RetrySettings, TlsSettings
+from retina_otel.delivery.spool_settings import SpoolSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
@@ -96,6 +97,9 @@ class OtlpHttpSettings(Settings):
 
     tls: TlsSettings = Field(default_factory=TlsSettings)
 
+    spool: SpoolSettings | None = None
+    """Where events wait for the backend. Not set: in memory, in the buffer of their pipeline."""
+
 
 class OtlpHttpExporter:
     """One destination, with a connection for each signal."""
@@ -148,6 +152,7 @@ class OtlpHttpExporter:
                 max_bytes=settings.max_request_bytes,
                 shared=self._shared("logs"),
             ),
+            spool=settings.spool.place("otlp-logs") if settings.spool else None,
         )
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
