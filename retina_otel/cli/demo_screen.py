@@ -129,7 +129,12 @@ def _as_object(moment: Moment, stated: Sequence[Equality], ok: bool) -> dict[str
             for sender in moment.senders
         ],
         "equalities": [
-            {"what": equality.what, "holds": equality.holds, "terms": dict(equality.terms)}
+            {
+                "group": equality.group,
+                "what": equality.what,
+                "holds": equality.holds,
+                "terms": dict(equality.terms),
+            }
             for equality in stated
         ],
     }

@@ -25,8 +25,8 @@ from retina_otel.cli.reference_types import brief, default_text, type_text
 from retina_otel.component import Component, ComponentKind
 from retina_otel.config.registry import SECTIONS, Registry
 from retina_otel.config.schema import json_schema
-from retina_otel.dashboards.alerts import alerts
 from retina_otel.config.settings import ServiceSettings
+from retina_otel.dashboards.alerts import alerts
 from retina_otel.model import attributes as model_attributes
 from retina_otel.model.signals import BUILT_IN, Attribute, Event, Metric, Signal
 
