@@ -16,8 +16,8 @@ from retina_otel.delivery.retry import parse_retry_after
 
 _RETRYABLE = frozenset({401, 403, 408, 429, 500, 502, 503, 504})
 _QUOTA = frozenset({402, 439})
-_QUOTA_PAUSE_S = 600.0
-"""A quota that is used up comes back at an hour of the day that no answer tells."""
+_QUOTA_PAUSE_S = 60.0
+"""A quota that is used up comes back at an hour of the day, which no answer has to tell."""
 _MAX_MESSAGE = 300
 
 _REMEDIES = {
