@@ -23,13 +23,14 @@ from retina_otel.delivery.serving_access import (
     ServerAuthSettings,
     ServerTlsSettings,
 )
+from retina_otel.encode.classic import ClassicBlocks
 from retina_otel.encode.prometheus import PrometheusRenderer
 from retina_otel.encode.prometheus_escaping import Naming
 from retina_otel.encode.prometheus_formats import Format, Syntax, accepts_gzip, negotiate
 from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
 from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
 from retina_otel.errors import cannot_listen
-from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader, PointBlock
+from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
 _LEVEL = 1
@@ -55,6 +56,11 @@ class PrometheusSettings(Settings):
     """How OpenTelemetry names become Prometheus names: the four ways that Prometheus has for OTLP
     and the Collector for its exporters. The `NoUTF8Escaping...` one and `NoTranslation` keep dots
     and other UTF-8 for scrapers that ask for `escaping=allow-utf-8`, as Prometheus 3 does."""
+
+    classic: bool = False
+    """Also Retina's metrics (`networkobservability_*`), as far as there are receivers for them,
+    with Retina's labels and types: for dashboards and alerts that know these names. They are
+    accumulated beside ours, which costs about as much again."""
 
     tls: ServerTlsSettings | None = None
     """Serve https. Not set: http."""
@@ -128,6 +134,7 @@ class Page:
         self._readers = readers
         self._resource = context.resource
         self._strategy = strategy
+        self._classic = ClassicBlocks()
         self._renderers: OrderedDict[tuple[bool, Naming], _Renderer] = OrderedDict()
         self._ledger = context.ledger
         self._logger = context.logger
@@ -167,7 +174,9 @@ class Page:
                 reader.acknowledge(export)
 
     def _render(self, syntax: Syntax, naming: Naming, sequences: _Sequences) -> RenderedPage:
-        blocks: list[PointBlock] = [block for _, export in self._exports for block in export.blocks]
+        blocks = self._classic.mapped(
+            block for _, export in self._exports for block in export.blocks
+        )
         renderer = self._renderer(syntax is Syntax.PROTOBUF, naming)
         if isinstance(renderer, ProtobufRenderer):
             chunks = renderer.chunks(blocks)

@@ -35,6 +35,11 @@ def test_the_signals_in_the_readme_are_those_of_the_model():
     assert done.returncode == 0, "run `make docs`"
 
 
+def test_the_metrics_for_retinas_users_are_those_of_the_model():
+    done = subprocess.run([sys.executable, "tools/retina_users.py", "--check"], cwd=ROOT)
+    assert done.returncode == 0, "run `make docs`"
+
+
 @pytest.mark.parametrize("component", components(), ids=section)
 def test_every_component_has_a_heading_and_a_row_for_each_setting(component):
     text = (REFERENCE / "configuration.md").read_text()
