@@ -178,13 +178,14 @@ class ApplicationInsights:
         return found
 
     def wait_for(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-        """Returns once `condition()` is true; raises AssertionError when it does not become so."""
+        """Returns once `condition()` is true, which need not be about what came here; raises
+        AssertionError when it does not become so."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while not condition():
                 left = deadline - time.monotonic()
                 assert left > 0, f"not seen within {timeout_s} s"
-                self._changed.wait(left)
+                self._changed.wait(min(left, 0.05))
 
     def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         envelopes: list[Envelope] = []
