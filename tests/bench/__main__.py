@@ -1,4 +1,4 @@
-"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|identity|agent|kubernetes]...`, by
+"""Runs the benchmarks: `python -m tests.bench [packets|pipeline|exporters|agent|...]...`, by
 default all.
 """
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 from tests.bench.report import Report
 
-PARTS = ("packets", "pipeline", "cardinality", "identity", "agent", "kubernetes")
+PARTS = (
+    "packets",
+    "pipeline",
+    "cardinality",
+    "identity",
+    "exporters",
+    "agent",
+    "kubernetes",
+)
 
 
 def main() -> int:

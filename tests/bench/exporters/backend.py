@@ -1,0 +1,62 @@
+"""A backend in a process of its own: reads each request, answers it, keeps nothing.
+
+`python -m tests.bench.exporters.backend [status]` prints its port and serves until its input ends.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_MOST = 1 << 20
+
+
+@contextmanager
+def backend(status: int = 200) -> Iterator[str]:
+    """Its URL, without a path."""
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__, str(status)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+        process.terminate()
+
+
+def main() -> None:
+    status = int(sys.argv[1])
+    server = socket.create_server(("127.0.0.1", 0))
+    print(server.getsockname()[1], flush=True)
+    threading.Thread(target=_serve, args=(server, status), daemon=True).start()
+    sys.stdin.read()
+
+
+def _serve(server: socket.socket, status: int) -> None:
+    while True:
+        connection, _ = server.accept()
+        threading.Thread(target=_answer, args=(connection, status), daemon=True).start()
+
+
+def _answer(connection: socket.socket, status: int) -> None:
+    answer = f"HTTP/1.1 {status} Answered\r\nContent-Length: 0\r\n\r\n".encode()
+    room = bytearray(_MOST)
+    with connection, connection.makefile("rb", buffering=_MOST) as reader:
+        while reader.readline():
+            length = 0
+            while (line := reader.readline().strip()) != b"":
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            while length:
+                length -= reader.readinto(memoryview(room)[: min(length, _MOST)])
+            connection.sendall(answer)
+
+
+if __name__ == "__main__":
+    main()
