@@ -45,14 +45,14 @@ class AzureAdSettings(StrictSettings):
             raise ConfigError(
                 f"azure_ad needs azure-identity: {error}", "Install retina-otel[azure]"
             ) from error
-        chosen: dict[str, str] = {"client_id": self.client_id} if self.client_id else {}
+        client_id, tenant_id = self.client_id or None, self.tenant_id or None
         try:
             if self.identity is Identity.MANAGED:
-                return identity.ManagedIdentityCredential(**chosen)
-            if self.tenant_id:
-                chosen["tenant_id"] = self.tenant_id
+                return identity.ManagedIdentityCredential(client_id=client_id)
             if self.identity is Identity.WORKLOAD:
-                return identity.WorkloadIdentityCredential(**chosen)
+                return identity.WorkloadIdentityCredential(
+                    client_id=client_id, tenant_id=tenant_id
+                )
         except ValueError as error:
             raise ConfigError(
                 f"azure_ad.identity is {self.identity.value}, which is not to be had here: {error}",
