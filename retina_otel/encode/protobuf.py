@@ -7,6 +7,7 @@ written in their shortest form.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,22 @@ def varint_bytes(values: npt.NDArray[np.int64], width: int) -> npt.NDArray[np.ui
     return out
 
 
+def varints(values: npt.NDArray[np.int64]) -> bytes:
+    """Varints of a column, one after the other: packed values, without the field around them."""
+    widths = varint_widths(values)
+    if not len(values) or (widths == 1).all():
+        return values.astype(np.uint8).tobytes()
+    ends = np.cumsum(widths)
+    starts = ends - widths
+    unsigned = values.view(np.uint64)
+    out = np.empty(int(ends[-1]), np.uint8)
+    for byte in range(int(widths.max())):
+        rows = np.flatnonzero(widths > byte) if byte else slice(None)
+        low_bits = (unsigned[rows] >> np.uint64(7 * byte)).astype(np.uint8) & 0x7F
+        out[starts[rows] + byte] = low_bits | ((widths[rows] > byte + 1).astype(np.uint8) << 7)
+    return out.tobytes()
+
+
 def integer_attributes(
     number: int, key: str, values: npt.NDArray[np.int64]
 ) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.int64]]:
@@ -109,3 +126,55 @@ def split(packed: npt.NDArray[np.uint8]) -> list[bytes]:
     """The rows of a contiguous (n, width) array as bytes objects."""
     rows: list[bytes] = packed.view(f"V{packed.shape[1]}").ravel().tolist()
     return rows
+
+
+Part = bytes | npt.NDArray[np.int64] | npt.NDArray[np.uint8]
+
+
+def records(n: int, parts: Iterable[Part]) -> npt.NDArray[np.object_]:
+    """`n` bytes objects, each the parts side by side: bytes stand in every one, int64 columns are
+    written as varints, (n, width) uint8 columns as they are."""
+    fields: list[Part] = []
+    forms = np.zeros(n, np.int64)
+    for part in parts:
+        if isinstance(part, bytes) or part.dtype == np.uint8:
+            fields.append(part)
+        elif n and (part == part[0]).all():
+            fields.append(varint(int(part[0])))
+        else:
+            fields.append(part)
+            forms = forms * 11 + varint_widths(part.view(np.int64))
+    out = np.empty(n, object)
+    if n and (forms == forms[0]).all():
+        out[:] = _records_of_one_form(slice(0, n), n, fields)
+        return out
+    for form in sorted(set(forms.tolist())):
+        rows = np.flatnonzero(forms == form)
+        out[rows] = _records_of_one_form(rows, len(rows), fields)
+    return out
+
+
+def _records_of_one_form(
+    rows: slice | npt.NDArray[np.intp],
+    n: int,
+    fields: list[Part],
+) -> list[bytes]:
+    """The records of `rows`, in which each varint takes as many bytes as in all others."""
+    cells: list[bytes | npt.NDArray[np.uint8]] = []
+    for part in fields:
+        if isinstance(part, bytes):
+            cells.append(part)
+        elif part.dtype == np.uint8:
+            cells.append(part[rows].view(np.uint8))
+        else:
+            values = np.ascontiguousarray(part[rows], np.int64)
+            cells.append(varint_bytes(values, int(varint_widths(values[:1])[0])))
+    widths = [len(cell) if isinstance(cell, bytes) else cell.shape[1] for cell in cells]
+    packed = np.empty((n, sum(widths)), np.uint8)
+    low = 0
+    for cell, width in zip(cells, widths, strict=True):
+        packed[:, low : low + width] = (
+            np.frombuffer(cell, np.uint8) if isinstance(cell, bytes) else cell
+        )
+        low += width
+    return split(packed)

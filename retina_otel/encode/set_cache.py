@@ -16,7 +16,7 @@ import numpy.typing as npt
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 
 A = TypeVar("A", bound=np.generic)
-T = TypeVar("T", bound="SetTable")
+T = TypeVar("T")
 
 MAX_TABLES = 16
 """Tables kept by one encoder: one for each accumulator it has been given points of."""
