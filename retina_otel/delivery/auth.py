@@ -53,6 +53,7 @@ class BasicSettings(StrictSettings):
     """`Authorization: Basic` with a user name, and a password from a file."""
 
     username: str = Field(min_length=1, pattern=r"^[^:\x00-\x1f\x7f]+$")
+    """User name, without a colon."""
     password_file: str = Field(min_length=1)
     """File with the password, read again when it changes and after a 401."""
 
@@ -66,7 +67,9 @@ class AuthSettings(StrictSettings):
     does not change."""
 
     bearer: BearerSettings | None = None
+    """A token from a file."""
     basic: BasicSettings | None = None
+    """A user name, and a password from a file."""
 
     @model_validator(mode="after")
     def _one_way(self) -> AuthSettings:

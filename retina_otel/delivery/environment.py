@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from urllib.parse import unquote
 
 from retina_otel.delivery.compression import Compression
 from retina_otel.errors import ConfigError
+from retina_otel.pipeline.points import Temporality
 
 DEFAULT_ENDPOINT = "http://localhost:4318"
 
@@ -62,10 +64,22 @@ class OtlpEnvironment:
         return milliseconds(*self._find("TIMEOUT"))
 
     @property
-    def foreign_protocol(self) -> tuple[str, str]:
-        """(variable, value) of a protocol that is asked for and that we do not speak."""
-        variable, value = self._find("PROTOCOL")
-        return ("", "") if value in ("", "http/protobuf") else (variable, value)
+    def protocol(self) -> tuple[str, str]:
+        """(variable, value) of the protocol that is asked for; empty where none is."""
+        return self._find("PROTOCOL")
+
+    @property
+    def endpoint(self) -> tuple[str, str]:
+        """(variable, value) of the endpoint as it stands, for gRPC, which has no paths."""
+        return self._find("ENDPOINT")
+
+    @property
+    def insecure(self) -> bool:
+        """Whether gRPC goes without TLS to an endpoint that has no scheme."""
+        variable, value = self._find("INSECURE")
+        if value.lower() not in {"", "true", "false"}:
+            raise ConfigError(f"{variable} is {value!r}", "Use true or false")
+        return value.lower() == "true"
 
     @property
     def compression(self) -> Compression | None:
@@ -91,6 +105,30 @@ class OtlpEnvironment:
     @property
     def client_key(self) -> str:
         return self._find("CLIENT_KEY")[1]
+
+
+class TemporalityPreference(Enum):
+    """The specification's three words."""
+
+    CUMULATIVE = "cumulative"
+    DELTA = "delta"
+    LOWMEMORY = "lowmemory"
+
+    @property
+    def temporality(self) -> Temporality:
+        # `lowmemory` is delta for synchronous instruments only; what the kernel counts is of the
+        # asynchronous kind, which stays cumulative under it.
+        return Temporality.DELTA if self is self.DELTA else Temporality.CUMULATIVE
+
+
+def temporality_preference(variables: Mapping[str, str]) -> TemporalityPreference:
+    """Raises ConfigError for a word that is none."""
+    name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+    value = variables.get(name, "").strip()
+    try:
+        return TemporalityPreference(value.lower() or "cumulative")
+    except ValueError:
+        raise ConfigError(f"{name} is {value!r}", "Use cumulative, delta or lowmemory") from None
 
 
 def signal_url(base: str, signal: str) -> str:

@@ -54,10 +54,14 @@ class HttpTarget:
 
     @property
     def shown(self) -> str:
-        """The URL without what may be secret: user, password, query."""
-        parts = urlsplit(self.url)
-        address = parts.netloc.rpartition("@")[2]
-        return f"{parts.scheme}://{address}{parts.path}" if parts.scheme else address + parts.path
+        return shown_url(self.url)
+
+
+def shown_url(url: str) -> str:
+    """A URL without what may be secret: user, password, query."""
+    parts = urlsplit(url)
+    address = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{address}{parts.path}" if parts.scheme else address + parts.path
 
 
 def fault_of_url(url: str) -> str:

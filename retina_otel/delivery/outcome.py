@@ -35,6 +35,8 @@ class Outcome:
     """How long the backend asked to be left alone."""
     remainder: Packed | None = None
     """Of an accepted request what the backend did not take now, but may take later."""
+    before: tuple[Outcome, ...] = ()
+    """Answers of other endpoints to the same request, which could not take it."""
 
 
 class Clock(Protocol):

@@ -24,6 +24,10 @@ _REPEAT_NS = 600 * 10**9
 _MOST_REMEMBERED = 256
 
 
+Operated = Callable[[str, float, str], None]
+"""Unit, seconds that a request took, and why it did not pass, "" if it did."""
+
+
 class DeliveryReport:
     """Shared by the lanes of one exporter. Called on the exporter's thread."""
 
@@ -33,11 +37,13 @@ class DeliveryReport:
         logger: logging.Logger,
         clock: Clock,
         degraded: Callable[[str], None] = lambda reason: None,
+        operated: Operated = lambda unit, seconds, error_type: None,
     ) -> None:
         self._ledger = ledger
         self._logger = logger
         self._clock = clock
         self._degraded = degraded
+        self._operated = operated
         self._said: dict[str, int] = {}
         """What was logged, and until when it is not repeated."""
         self._announced = False
@@ -46,11 +52,19 @@ class DeliveryReport:
         self._failing: dict[str, Outcome] = {}
         self._unsent: Counter[str] = Counter()
 
-    def request(self, unit: str, n_bytes: int, outcome: Outcome) -> None:
-        """One request (or write) was answered, of so many bytes before compression."""
+    def request(
+        self, unit: str, n_bytes: int, outcome: Outcome, seconds: float | None = None
+    ) -> None:
+        """One request (or write) was answered, of so many bytes before compression, after so many
+        seconds; None: nothing was sent."""
+        for failed in outcome.before:
+            self._ledger.count_request(unit, n_bytes, failed.reason)
         whole = not outcome.rejected and outcome.remainder is None
         passed = outcome.result is Result.ACCEPTED and whole
-        self._ledger.count_request(unit, n_bytes, "" if passed else outcome.reason)
+        error_type = "" if passed else outcome.reason
+        self._ledger.count_request(unit, n_bytes, error_type)
+        if seconds is not None:
+            self._operated(unit, seconds, error_type)
 
     def settle(
         self,

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
 
 from retina_otel.delivery.auth import AuthSettings
 from retina_otel.delivery.compression import Compression
+from retina_otel.delivery.grpc_endpoint import GrpcEndpoint, Keepalive
 from retina_otel.delivery.http import fault_of_url
+from retina_otel.delivery.proxies import fault_of_proxy
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.tls import TlsOptions, TlsVersion
 from retina_otel.model.durations import Duration, PositiveDuration
 
-__all__ = ["AuthSettings", "HttpUrl", "OtlpCompression", "RetrySettings", "TlsSettings"]
+__all__ = [
+    "AuthSettings",
+    "GrpcAddress",
+    "GrpcTlsSettings",
+    "HttpUrl",
+    "KeepaliveSettings",
+    "OtlpCompression",
+    "ProxyUrl",
+    "RetrySettings",
+    "TlsSettings",
+]
 
 
 def _http_url(url: str) -> str:
@@ -25,6 +38,26 @@ def _http_url(url: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An endpoint that requests can be sent to."""
+
+
+def _grpc_endpoint(text: str) -> str:
+    GrpcEndpoint.parse(text)
+    return text
+
+
+GrpcAddress = Annotated[str, AfterValidator(_grpc_endpoint)]
+"""An endpoint that gRPC can call."""
+
+
+def _proxy_url(url: SecretStr) -> SecretStr:
+    text = url.get_secret_value()
+    if text and (fault := fault_of_proxy(text)):
+        raise ValueError(fault)
+    return url
+
+
+ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
+"""A proxy on the way to an endpoint."""
 
 
 def _of_otlp(compression: Compression) -> Compression:
@@ -40,8 +73,8 @@ OtlpCompression = Annotated[
 ]
 
 
-class TlsSettings(StrictSettings):
-    """TLS towards the backend. Used when the endpoint's scheme is https."""
+class TlsFilesSettings(StrictSettings):
+    """Files of TLS, read again when they change."""
 
     ca_file: str = ""
     """PEM file of the CAs to trust. Empty: OTEL_EXPORTER_OTLP_CERTIFICATE, else the system's."""
@@ -53,15 +86,8 @@ class TlsSettings(StrictSettings):
     key_file: str = ""
     """PEM file of the certificate's key, unencrypted. Empty: OTEL_EXPORTER_OTLP_CLIENT_KEY."""
 
-    insecure_skip_verify: bool = False
-    """Take any certificate. For trials only: anybody on the way can read and change what is sent.
-    A warning is logged."""
-
     server_name_override: str = ""
     """The name that the server's certificate must carry, when it is not the endpoint's host."""
-
-    min_version: TlsVersion = TlsVersion.TLS_1_2
-    """Oldest TLS version to speak: "1.2" or "1.3"."""
 
     def options(self, ca_file: str = "", cert_file: str = "", key_file: str = "") -> TlsOptions:
         """Options with the given files where the settings name none."""
@@ -70,10 +96,53 @@ class TlsSettings(StrictSettings):
             ca_file=self.ca_file or ca_file,
             cert_file=self.cert_file if own_pair else cert_file,
             key_file=self.key_file if own_pair else key_file,
-            insecure_skip_verify=self.insecure_skip_verify,
             server_name=self.server_name_override,
+        )
+
+
+class TlsSettings(TlsFilesSettings):
+    """TLS towards the backend, used when the endpoint's scheme is https. Files are read again when
+    they change."""
+
+    insecure_skip_verify: bool = False
+    """Take any certificate. For trials only: anybody on the way can read and change what is sent.
+    A warning is logged."""
+
+    min_version: TlsVersion = TlsVersion.TLS_1_2
+    """Oldest TLS version to speak: "1.2" or "1.3"."""
+
+    def options(self, ca_file: str = "", cert_file: str = "", key_file: str = "") -> TlsOptions:
+        return replace(
+            super().options(ca_file, cert_file, key_file),
+            insecure_skip_verify=self.insecure_skip_verify,
             min_version=self.min_version,
         )
+
+
+class GrpcTlsSettings(TlsFilesSettings):
+    """TLS towards the backend, used with https:// endpoints and those without a scheme. Files are
+    read again when they change. gRPC speaks TLS 1.2 and 1.3, and always checks the server."""
+
+    insecure: bool | None = None
+    """No TLS for an endpoint without a scheme. Not set: OTEL_EXPORTER_OTLP_INSECURE, else false."""
+
+
+class KeepaliveSettings(StrictSettings):
+    """Pings, so that a connection that died without a word is noticed before a timeout. A server
+    may close connections that ping more often than it allows; Go's allow one in 5 minutes unless
+    they are set up otherwise."""
+
+    time: PositiveDuration = Field(default="5m", validate_default=True)
+    """Silence after which to ping."""
+
+    timeout: PositiveDuration = Field(default="20s", validate_default=True)
+    """How long to wait for the answer to a ping."""
+
+    permit_without_stream: bool = False
+    """Also while no request is under way."""
+
+    def keepalive(self) -> Keepalive:
+        return Keepalive(self.time, self.timeout, self.permit_without_stream)
 
 
 class RetrySettings(StrictSettings):

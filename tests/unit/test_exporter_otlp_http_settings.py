@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from retina_otel.delivery.compression import Compression
+from retina_otel.delivery.http import HttpSender
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.pipeline.points import Temporality
@@ -49,7 +50,8 @@ def test_own_headers_win_over_those_of_the_environment() -> None:
         {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=env,x-scope=env"},
         headers={"Authorization": "own"},
     )
-    sender = made._senders["metrics"]
+    sender = made.senders["metrics"]
+    assert isinstance(sender, HttpSender)
     assert sender.target.headers == {"x-scope": "env", "Authorization": "own"}
     assert sender.encoding is Compression.GZIP
 
@@ -72,7 +74,7 @@ def test_settings_that_can_not_work_are_one_clear_error(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"endpoints": "x"},
+        {"endpoint_": "x"},
         {"endpoint": "localhost:4318"},
         {"endpoint": "http://host:port"},
         {"endpoint": "http://[::1"},

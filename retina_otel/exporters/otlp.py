@@ -1,0 +1,254 @@
+"""What `otlp_http` and `otlp_grpc` have in common: settings, standard variables, routes.
+
+A setting stands above the OTEL_EXPORTER_OTLP_* variables, these above the built-in default; each
+endpoint has a sender of its own for each signal.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Mapping, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from pydantic import Field, SecretStr, model_validator
+
+from retina_otel import __version__
+from retina_otel.component import ByteSize, Context, PositiveDuration, Settings
+from retina_otel.delivery.auth import Authorizer
+from retina_otel.delivery.environment import (
+    OtlpEnvironment,
+    TemporalityPreference,
+    milliseconds,
+    temporality_preference,
+)
+from retina_otel.delivery.failover import FailoverSender
+from retina_otel.delivery.otlp_wire import LOGS, METRICS
+from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push, Sender
+from retina_otel.delivery.settings import AuthSettings, ProxyUrl, RetrySettings
+from retina_otel.delivery.spool_settings import SpoolSettings
+from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
+from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel
+
+USER_AGENT = f"retina-otel/{__version__}"
+_DEFAULT_INTERVAL_S = 15.0
+_DEFAULT_TIMEOUT_S = 10.0
+
+
+class OtlpSettings(Settings):
+    """Settings of an OTLP exporter. The standard OTEL_EXPORTER_OTLP_* variables count where a
+    setting is not given; the variables for one signal before the general ones."""
+
+    endpoint: str | None = None
+    endpoints: Sequence[str] = Field(default_factory=list)
+    metrics_endpoint: str | None = None
+    logs_endpoint: str | None = None
+
+    failback_interval: PositiveDuration = Field(default="1m", validate_default=True)
+    """With `endpoints`: how often one that is not the first gives way to a try with the first."""
+
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    """Headers of each request, as for authentication. Never logged. They are added to those of
+    OTEL_EXPORTER_OTLP_HEADERS and win over them."""
+
+    auth: AuthSettings = Field(default_factory=AuthSettings)
+
+    proxy_url: ProxyUrl = Field(default_factory=lambda: SecretStr(""))
+    """Proxy on the way, as `http://proxy:3128`; it may hold user and password, and is never logged.
+    `none`: no proxy. Not set: HTTPS_PROXY or HTTP_PROXY, by the endpoint's scheme, but for what
+    NO_PROXY names and for this machine."""
+
+    timeout: PositiveDuration | None = None
+    """Time for one request. Not set: OTEL_EXPORTER_OTLP_TIMEOUT (milliseconds), else 10s."""
+
+    interval: PositiveDuration | None = None
+    """Time between two exports of metrics; the first begins at a random moment of it, so that the
+    nodes of a cluster do not push at once. Not set: OTEL_METRIC_EXPORT_INTERVAL (milliseconds),
+    else 15s."""
+
+    events_interval: PositiveDuration = Field(default="1s", validate_default=True)
+    """Longest time that an event waits before it is sent."""
+
+    temporality: TemporalityPreference | None = None
+    """`cumulative` (an outage loses no counts) or `delta` (for backends that want it; sent at least
+    once; current amounts stay cumulative). `lowmemory` is cumulative here: it means delta for what
+    an application counts itself, not for what is read from a kernel. Not set:
+    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, else cumulative."""
+
+    resource_model: ResourceModel = ResourceModel.FLAT
+    """Where the pod of a metric with one end stands, as an interface's: `flat`, on the point, as
+    the ends of all else; `entity`, in a resource of its own (`k8s.pod.uid`, name, namespace, owner,
+    and of the agent's resource what says which cluster, node and cloud). Metrics with two ends
+    stay under the agent's resource. With `entity` one-ended metrics have `k8s.pod.uid` in all
+    exporters of the pipeline."""
+
+    entity_refs: bool = False
+    """Resources say which entities they stand for (`entity_refs`, which OTLP has in
+    development)."""
+
+    max_request_bytes: ByteSize = Field(default="4092KiB", validate_default=True, ge=4096)
+    """Largest request before compression; an export is cut into as many as it needs. The default
+    stays below the 4 MiB that gRPC servers take, or those that may follow an HTTP one. Halved, and
+    kept, when the backend says that a request was too large."""
+
+    retry_on_failure: RetrySettings = Field(default_factory=RetrySettings)
+
+    spool: SpoolSettings | None = None
+    """Where events wait for the backend. Not set: in memory, in the buffer of their pipeline."""
+
+    @model_validator(mode="after")
+    def _one_meaning(self) -> OtlpSettings:
+        others = ("endpoint", "metrics_endpoint", "logs_endpoint")
+        if self.endpoints and (given := [name for name in others if getattr(self, name)]):
+            raise ValueError(f"endpoints and {given[0]} exclude each other: keep one of them")
+        if any(name.lower() == "authorization" for name in self.headers) and (
+            self.auth != AuthSettings()
+        ):
+            raise ValueError("auth and the header Authorization exclude each other: keep one")
+        return self
+
+
+S = TypeVar("S", bound=OtlpSettings)
+
+
+class OtlpExporter(ABC, Generic[S]):
+    """One destination, or the first of several that takes, with a connection for each signal."""
+
+    type: ClassVar[str]
+    protocol: ClassVar[str]
+    """What OTEL_EXPORTER_OTLP_PROTOCOL calls it."""
+    port: ClassVar[int]
+    """On which backends commonly take it."""
+
+    def __init__(
+        self, settings: S, context: Context, variables: Mapping[str, str] = os.environ
+    ) -> None:
+        """Raises ConfigError if settings or variables make no sense, or files can't be read."""
+        self.settings = settings
+        self.context = context
+        self._variables = variables
+        self._authorizer = settings.auth.authorizer()
+        preference = settings.temporality or temporality_preference(variables)
+        self.temporality = preference.temporality
+        """What readers of metrics must be made with."""
+        name = "OTEL_METRIC_EXPORT_INTERVAL"
+        self.interval_s = (
+            settings.interval
+            or milliseconds(name, variables.get(name, "").strip())
+            or _DEFAULT_INTERVAL_S
+        )
+        self.senders = {signal: self._first_that_takes(signal) for signal in ("metrics", "logs")}
+        self._push = Push(
+            context,
+            settings.retry_on_failure.policy(),
+            MetricsRoute(
+                encode=lambda: (
+                    MetricsEncoder(
+                        context.resource,
+                        resource_model=settings.resource_model,
+                        entity_refs=settings.entity_refs,
+                    ).requests
+                ),
+                sender=self.senders["metrics"],
+                split=METRICS.split,
+                interval_s=self.interval_s,
+                timeout_s=self._timeout_s("metrics"),
+                max_bytes=settings.max_request_bytes,
+                temporality=self.temporality,
+                shared=self._shared("metrics", settings.resource_model),
+            ),
+            EventsRoute(
+                encode=lambda: (
+                    LogsEncoder(context.resource, entity_refs=settings.entity_refs).requests
+                ),
+                sender=self.senders["logs"],
+                split=LOGS.split,
+                interval_s=settings.events_interval,
+                timeout_s=self._timeout_s("logs"),
+                max_bytes=settings.max_request_bytes,
+                shared=self._shared("logs"),
+            ),
+            spool=settings.spool.place("otlp-logs") if settings.spool else None,
+        )
+
+    @abstractmethod
+    def endpoints(self, signal: str) -> list[str]:
+        """Where a signal ("metrics" or "logs") goes, the first choice first."""
+
+    @abstractmethod
+    def sender(self, signal: str, endpoint: str, authorizer: Authorizer | None) -> Sender:
+        """What brings a signal to one endpoint. Raises ConfigError."""
+
+    @abstractmethod
+    def compression(self, signal: str) -> Hashable:
+        """What requests are packed with."""
+
+    @abstractmethod
+    def shown(self, endpoint: str) -> str:
+        """An endpoint without what may be secret in it."""
+
+    def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
+        self._warn_of_protocol()
+        self._push.start(metrics, events)
+
+    def stop(self, deadline_ns: int) -> None:
+        self._push.stop(deadline_ns)
+
+    def targets(self) -> dict[str, str]:
+        """Where each signal goes, without what may be secret: for logs and `validate`."""
+        return {
+            signal: ", ".join(self.shown(each) for each in self.endpoints(signal))
+            for signal in ("metrics", "logs")
+        }
+
+    def environment(self, signal: str) -> OtlpEnvironment:
+        return OtlpEnvironment(self._variables, signal)
+
+    def headers(self, signal: str) -> dict[str, str]:
+        """Those of the environment, and the settings' own over them."""
+        own = {name: value.get_secret_value() for name, value in self.settings.headers.items()}
+        overridden = {name.lower() for name in own}
+        if self._authorizer is not None:
+            overridden.add("authorization")
+        general = self.environment(signal).headers
+        return {**{k: v for k, v in general.items() if k.lower() not in overridden}, **own}
+
+    def _first_that_takes(self, signal: str) -> Sender:
+        endpoints = self.endpoints(signal)
+        senders = [self.sender(signal, each, self._authorizer) for each in endpoints]
+        if len(senders) == 1:
+            return senders[0]
+        return FailoverSender(
+            [(self.shown(each), one) for each, one in zip(endpoints, senders, strict=True)],
+            clock=self.context.clock,
+            logger=self.context.logger,
+            failback_s=self.settings.failback_interval,
+        )
+
+    def _shared(self, signal: str, *options: Hashable) -> Hashable:
+        return "otlp", signal, self.compression(signal), self.settings.entity_refs, *options
+
+    def _timeout_s(self, signal: str) -> float:
+        return self.settings.timeout or self.environment(signal).timeout_s or _DEFAULT_TIMEOUT_S
+
+    def _warn_of_protocol(self) -> None:
+        """An endpoint of the environment may be meant for another protocol, as gRPC's port is."""
+        settings = self.settings
+        own = {"metrics": settings.metrics_endpoint, "logs": settings.logs_endpoint}
+        asked = [
+            self.environment(signal).protocol
+            for signal, endpoint in own.items()
+            if not (endpoint or settings.endpoint or settings.endpoints)
+        ]
+        for variable, value in dict.fromkeys(asked):
+            if value not in {"", self.protocol}:
+                self.context.logger.warning(
+                    "%s is %s, but %s speaks %s. Set its endpoint to a port that takes OTLP over "
+                    "%s, commonly %d",
+                    variable,
+                    value,
+                    self.type,
+                    self.protocol,
+                    "gRPC" if self.protocol == "grpc" else "HTTP",
+                    self.port,
+                )
