@@ -137,6 +137,9 @@ class Context:
     degraded: Callable[[str], None] = lambda reason: None
     """Say that this component goes on with less, and why. An empty reason ends it. It is logged,
     but for exporters: they know best how often their backend's failures are worth a line."""
+    operated: Callable[[str, float, str], None] = lambda unit, seconds, error_type: None
+    """An exporter's request has ended: of "points" or "events", after so many seconds, and why it
+    did not pass, "" if it did. Any thread."""
     status: Callable[[], AgentStatus] = lambda: AgentStatus(ready=False, reason="no agent")
     """The state of the whole agent, for extensions that show it. Any thread."""
     cardinality: Callable[[], Mapping[str, tuple[MetricCardinality, ...]]] = dict

@@ -240,12 +240,18 @@ class Graph:
             resource=dict(resource),
             sharing=self._sharing,
             degraded=lambda reason: self._degraded(key, reason),
+            operated=functools.partial(self._operated, instance.id),
             status=self._status,
             cardinality=lambda: cardinality(self._running()),
             learned=self._learned,
             selection=self._overlays.selection,
             overlay=functools.partial(self._overlays.lay, instance.id),
         )
+
+    def _operated(self, exporter_id: str, unit: str, seconds: float, error_type: str) -> None:
+        telemetry = self.telemetry
+        if telemetry is not None:
+            telemetry.operated(exporter_id, unit, seconds, error_type)
 
     def _degraded(self, key: Key, reason: str) -> None:
         kind, id_ = key

@@ -153,6 +153,16 @@ EXPORTER_REQUEST_IO = Metric(
     attributes=(OTEL_COMPONENT_NAME, OTEL_COMPONENT_TYPE),
     scope=SCOPE,
 )
+EXPORTER_OPERATION_DURATION = Metric(
+    "otel.sdk.exporter.operation.duration",
+    Kind.HISTOGRAM,
+    "s",
+    "Time that a request, or write, of an exporter took until it was answered or given up.",
+    attributes=_EXPORTER,
+    boundaries=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+    scope=SCOPE,
+    integer=False,
+)
 COVERAGE = Metric(
     f"{PREFIX}coverage",
     Kind.GAUGE,
@@ -249,6 +259,7 @@ OWN_METRICS: tuple[Metric, ...] = (
     EVENTS_EXPORTED,
     EXPORTER_REQUESTS,
     EXPORTER_REQUEST_IO,
+    EXPORTER_OPERATION_DURATION,
     COVERAGE,
     COMPONENT_STATUS,
     COMPONENT_FAILURES,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+from opentelemetry import metrics
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import Counter, Histogram, MeterProvider, ObservableCounter
 from opentelemetry.sdk.metrics.export import (
@@ -43,7 +44,7 @@ _DELTA: dict[type, AggregationTemporality] = {
 
 
 class OwnTelemetry:
-    """`collect` on the tick thread; `measured` and `reloaded` on any."""
+    """`collect` on the tick thread; `measured`, `operated` and `reloaded` on any."""
 
     def __init__(
         self,
@@ -61,12 +62,8 @@ class OwnTelemetry:
             [self._reader], resource=Resource({}), shutdown_on_exit=False
         )
         self._meter = self._provider.get_meter(own.SCOPE, __version__, SCHEMA_URL)
-        self._durations = self._meter.create_histogram(
-            own.COLLECTION_DURATION.name,
-            own.COLLECTION_DURATION.unit,
-            own.COLLECTION_DURATION.brief,
-            explicit_bucket_boundaries_advisory=list(own.COLLECTION_DURATION.boundaries),
-        )
+        self._collections = self._histogram(own.COLLECTION_DURATION)
+        self._operations = self._histogram(own.EXPORTER_OPERATION_DURATION)
         self._reloads = self._meter.create_counter(
             own.CONFIG_RELOADS.name, own.CONFIG_RELOADS.unit, own.CONFIG_RELOADS.brief
         )
@@ -92,7 +89,12 @@ class OwnTelemetry:
 
     def measured(self, receiver_id: str, seconds: float) -> None:
         """A receiver was collected from."""
-        self._durations.record(seconds, {own.COMPONENT_ID.name: receiver_id})
+        self._collections.record(seconds, {own.COMPONENT_ID.name: receiver_id})
+
+    def operated(self, exporter_id: str, unit: str, seconds: float, error_type: str) -> None:
+        """A request of an exporter has ended."""
+        failed = {ERROR_TYPE.name: error_type} if error_type else {}
+        self._operations.record(seconds, {**_exporter(exporter_id, unit), **failed})
 
     def reloaded(self, outcome: str) -> None:
         """The configuration was read again: "applied" or "refused"."""
@@ -123,6 +125,14 @@ class OwnTelemetry:
                     points = [*measured.data.data_points]
                     if points:
                         yield MetricBatch(window, {metric: _values(metric, points)}, _own(points))
+
+    def _histogram(self, metric: Metric) -> metrics.Histogram:
+        return self._meter.create_histogram(
+            metric.name,
+            metric.unit,
+            metric.brief,
+            explicit_bucket_boundaries_advisory=list(metric.boundaries),
+        )
 
     def _observe(self, metric: Metric, observe: _Observe) -> None:
         create = {
@@ -182,17 +192,8 @@ class OwnTelemetry:
     def _exports(self) -> Iterator[tuple[str, dict[str, str], ExportCounts]]:
         """Units, the attributes of the exporter, and what it did with them."""
         for ledger_name, report in self._board.ledgers().items():
-            id_ = ledger_name.partition("/")[2]
-            type_ = id_.partition("/")[0]
             for unit, counts in report.exports.items():
-                yield (
-                    unit,
-                    {
-                        own.OTEL_COMPONENT_NAME.name: id_,
-                        own.OTEL_COMPONENT_TYPE.name: f"{type_}_{_SIGNALS[unit]}_exporter",
-                    },
-                    counts,
-                )
+                yield unit, _exporter(ledger_name.partition("/")[2], unit), counts
 
     def _exported(self, wanted: str) -> Iterator[Observation]:
         for unit, exporter, counts in self._exports():
@@ -256,6 +257,14 @@ class OwnTelemetry:
 
     def _memory(self) -> Iterator[Observation]:
         yield Observation(own_usage()[2])
+
+
+def _exporter(id_: str, unit: str) -> dict[str, str]:
+    type_ = id_.partition("/")[0]
+    return {
+        own.OTEL_COMPONENT_NAME.name: id_,
+        own.OTEL_COMPONENT_TYPE.name: f"{type_}_{_SIGNALS[unit]}_exporter",
+    }
 
 
 def _folded(pipeline: str, key: FoldedOf) -> dict[str, str]:

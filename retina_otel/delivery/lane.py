@@ -158,7 +158,8 @@ class Lane(ABC, Generic[Export]):
         if self._deadline_ns is not None:
             timeout_s = max(0.05, min(timeout_s, (self._deadline_ns - now) / _S))
         outcome = self._route.sender.send(request, timeout_s)
-        self._report.request(self.unit, request.raw_bytes, outcome)
+        seconds = (self._clock.monotonic_ns() - now) / _S
+        self._report.request(self.unit, request.raw_bytes, outcome, seconds)
         self._answered(request, outcome)
 
     def defect(self, message: str) -> None:

@@ -20,7 +20,7 @@ from retina_otel.delivery.lanes import (
     MetricsRoute,
 )
 from retina_otel.delivery.outcome import Clock, Outcome, Result
-from retina_otel.delivery.report import DeliveryReport
+from retina_otel.delivery.report import DeliveryReport, Operated
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.sender import Packed, PlainSender, Sender
 from retina_otel.delivery.sharing import Encoded, Sharing
@@ -70,6 +70,9 @@ class PushContext(Protocol):
     @property
     def degraded(self) -> Callable[[str], None]: ...
 
+    @property
+    def operated(self) -> Operated: ...
+
 
 class Push:
     """One destination. `start` and `stop` are what an Exporter's must do."""
@@ -97,7 +100,7 @@ class Push:
         routes = [route for route in (metrics, events) if route is not None]
         self._senders = list({id(route.sender): route.sender for route in routes}.values())
         self._report = DeliveryReport(
-            context.ledger, context.logger, context.clock, context.degraded
+            context.ledger, context.logger, context.clock, context.degraded, context.operated
         )
         self._worker: Worker | None = None
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,8 @@ def labels(signal_: str, error_type: str = "") -> Labels:
     return frozenset({**found, **({"error_type": error_type} if error_type else {})}.items())
 
 
-def page(board: StatusBoard) -> dict[str, dict[Labels, float]]:
+def page(telemetry: OwnTelemetry) -> dict[str, dict[Labels, float]]:
     """What Prometheus reads of the own metrics, by name and labels."""
-    telemetry = OwnTelemetry(board, tuple, 15)
     accumulator = Accumulator(EndpointTable())
     for batch in telemetry.collect(Window(10**18, 10**18 + 10**9), now=True).metrics:
         accumulator.add(batch)
@@ -74,7 +75,9 @@ def test_counters_of_an_exporter_are_what_its_backend_counts(sink: OtlpSink) -> 
             "retry_on_failure": {"initial_interval": "20ms", "max_interval": "50ms"},
         }
     )
-    exporter = OtlpHttpExporter(settings, bench.context(), {})
+    telemetry = OwnTelemetry(board, tuple, 15)
+    context = replace(bench.context(), operated=functools.partial(telemetry.operated, ID))
+    exporter = OtlpHttpExporter(settings, context, {})
     exporter.start([source.accumulator.reader("x")], [source.buffer.reader("x")])
     for _ in range(5):
         source.count(**{f"s{i}": 1 for i in range(7)})
@@ -98,12 +101,13 @@ def test_counters_of_an_exporter_are_what_its_backend_counts(sink: OtlpSink) -> 
                 items[labels(kind, "rejected")] += one.answer.rejected
         elif one.answer.status == 400:
             items[labels(kind, "refused")] += n
-    shown = page(board)
+    shown = page(telemetry)
     assert {
         **shown["otel_sdk_exporter_metric_data_point_exported_total"],
         **shown["otel_sdk_exporter_log_exported_total"],
     } == items
     assert shown["retina_exporter_requests_total"] == requests
+    assert shown["otel_sdk_exporter_operation_duration_seconds_count"] == requests
     assert shown["retina_exporter_request_io_bytes_total"] == sizes
     assert "retina_ledger_beside" not in shown
 
