@@ -130,15 +130,15 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                     "a scrape of the whole truth",
                 )
                 assert agent.stop() == 0
-                collector.stop()
-                yield Chain(
-                    truth,
-                    lost,
-                    blocked_port(lab),
-                    {"collector": by_collector, "otlp": by_otlp, "scrape": by_scrape},
-                    loki,
-                    collector,
+                ways = {"collector": by_collector, "otlp": by_otlp, "scrape": by_scrape}
+                chain = Chain(truth, lost, blocked_port(lab), ways, loki, collector)
+                # A queue on disk is not emptied by a stop.
+                wait_until(
+                    lambda: event_sums(in_loki(chain, FLOW_EVENT.name)) == truth,
+                    "all flow events in Loki",
                 )
+                collector.stop()
+                yield chain
             finally:
                 agent.stop()
                 print(agent.log())

@@ -8,6 +8,7 @@ walked with an agent before them, in test_agent_to_backends.
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -107,6 +108,12 @@ def backend(tmp_path: Path) -> Collector:
 def test_the_collector_takes_the_file(name, tmp_path):
     done = validate(name, {"VENDOR_TOKEN_FILE": str(tmp_path / "token")})
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_readme_has_a_section_for_each_file():
+    text = (CONFIGURATIONS / "README.md").read_text()
+    sections = re.findall(r"^## (.*)$", text, re.MULTILINE)
+    assert sorted(name for section in sections for name in section.split(" and ")) == FILES
 
 
 def test_a_mistake_in_a_file_is_one_that_the_collector_finds(tmp_path):
