@@ -101,7 +101,14 @@ K8S_NAMESPACE_NAME = Attribute(
     "k8s.namespace.name", "string", "Namespace.", stability="stable", examples=("shop",)
 )
 K8S_POD_NAME = Attribute("k8s.pod.name", "string", "Pod.", stability="stable", examples=("web-0",))
-K8S_POD_UID = Attribute("k8s.pod.uid", "string", "UID of the pod.", stability="stable", opt_in=True)
+K8S_POD_UID = Attribute(
+    "k8s.pod.uid",
+    "string",
+    "UID of the pod.",
+    stability="stable",
+    examples=("275ecb36-5aa8-4c2a-9c47-d8bb681b9aff",),
+    opt_in=True,
+)
 K8S_OWNER_NAME = Attribute(
     "k8s.owner.name",
     "string",
@@ -134,7 +141,12 @@ K8S_NODE_NAME = Attribute(
     examples=("node-1",),
 )
 K8S_NODE_UID = Attribute(
-    "k8s.node.uid", "string", "UID of the node.", stability="stable", opt_in=True
+    "k8s.node.uid",
+    "string",
+    "UID of the node.",
+    stability="stable",
+    examples=("1eb3a0c6-0477-4080-a9cb-0cb7db65c6a2",),
+    opt_in=True,
 )
 CLOUD_REGION = Attribute(
     "cloud.region",
