@@ -27,6 +27,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from retina_otel.testing.namespaces import Namespace
+
 KEY = "0f0f0f0f-1111-2222-3333-abcdefabcdef"
 Envelope = dict[str, Any]
 Pairs = frozenset[tuple[str, str]]
@@ -72,15 +74,21 @@ class Received:
 class ApplicationInsights:
     """Serves from construction until `close()`; use it as a context manager."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None, key: str = KEY) -> None:
-        """`key`: requests with envelopes of another instrumentation key get a 400."""
+    def __init__(
+        self,
+        tls: ssl.SSLContext | None = None,
+        key: str = KEY,
+        namespace: Namespace | None = None,
+    ) -> None:
+        """`key`: requests with envelopes of another instrumentation key get a 400. `namespace`: on
+        whose loopback it listens."""
         self.key = key
         self._changed = threading.Condition()
         self._received: list[Received] = []
         self._script: deque[Answer] = deque()
         self._always = Answer()
         self._unreadable: list[str] = []
-        self._server = _Server(self)
+        self._server = _Server(self, namespace)
         self._scheme = "https" if tls else "http"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -226,8 +234,13 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, endpoint: ApplicationInsights) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, endpoint: ApplicationInsights, namespace: Namespace | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+        if namespace is not None:
+            self.socket.close()
+            self.socket = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.server_bind()
+        self.server_activate()
         self.endpoint = endpoint
 
     def handle_error(self, request: Any, client_address: Any) -> None:
