@@ -39,6 +39,7 @@ processors:
 exporters:
   otlp_http/collector: {{endpoint: {collector}, interval: 1s, events_interval: 200ms}}
   otlp_http/prometheus: {{endpoint: {otlp}, interval: 1s}}
+  otlp_http/loki: {{endpoint: {loki}, events_interval: 200ms}}
   prometheus: {{endpoint: "{scrape}"}}
 service:
   interval: 500ms
@@ -53,7 +54,7 @@ service:
     logs:
       receivers: [flows, drops]
       processors: [identity]
-      exporters: [otlp_http/collector]
+      exporters: [otlp_http/collector, otlp_http/loki]
       attributes:
         {drops}
         retina.flow: [source.k8s.pod.name, destination.k8s.pod.name, network.transport,
@@ -111,6 +112,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 identity=lab.write_identity(config.with_name("identity.yaml")),
                 collector=collector.endpoint,
                 otlp=by_otlp.otlp_url,
+                loki=loki.otlp_url,
                 scrape=scrape,
                 node=NODE,
                 cluster=CLUSTER,
@@ -134,8 +136,11 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 chain = Chain(truth, lost, blocked_port(lab), ways, loki, collector)
                 # A queue on disk is not emptied by a stop.
                 wait_until(
-                    lambda: event_sums(in_loki(chain, FLOW_EVENT.name)) == truth,
-                    "all flow events in Loki",
+                    lambda: (
+                        event_sums(in_loki(chain, FLOW_EVENT.name)) == truth
+                        and dropped(in_loki(chain, DROP_EVENT.name), chain.port) == lost
+                    ),
+                    "all events in Loki",
                 )
                 collector.stop()
                 yield chain
@@ -198,11 +203,21 @@ def in_file(chain: Chain, name: str) -> list[dict[str, Any]]:
 
 
 def in_loki(chain: Chain, name: str) -> list[dict[str, Any]]:
-    query = f'{{service_name="retina-otel"}} | event_name=`{name}`'
+    return lines(chain.loki, f"| event_name=`{name}`")
+
+
+def in_loki_without_a_collector(chain: Chain, name: str) -> list[dict[str, Any]]:
+    of_drops = name == DROP_EVENT.name
+    lost = "!=" if of_drops else "="
+    return lines(chain.loki, f"| event_name=`` | retina_drop_reason{lost}``")
+
+
+def lines(loki: Loki, chosen: str) -> list[dict[str, Any]]:
+    """Attributes of the chosen events."""
     # Loki writes labels with underscores; ours have none of their own.
     return [
         {key.replace("_", "."): value for key, value in entry.labels.items()}
-        for entry in chain.loki.query(query)
+        for entry in loki.query(f'{{service_name="retina-otel"}} {chosen}')
     ]
 
 
@@ -242,7 +257,7 @@ def test_each_series_says_which_node_and_cluster_it_is_of(chain, way):
     assert {tuple(labels.get(key) for key in keys) for labels in series} == {(NODE, CLUSTER)}
 
 
-@pytest.mark.parametrize("read", [in_file, in_loki])
+@pytest.mark.parametrize("read", [in_file, in_loki, in_loki_without_a_collector])
 def test_events_tell_the_tally_of_the_senders(chain, read):
     assert event_sums(read(chain, FLOW_EVENT.name)) == chain.truth
     assert dropped(read(chain, DROP_EVENT.name), chain.port) == chain.lost

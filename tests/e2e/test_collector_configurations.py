@@ -84,6 +84,11 @@ def arrived(collector: Collector) -> tuple[Counter[str], Counter[str]]:
     return values, told
 
 
+def read(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CONFIGURATIONS / f"{name}.yaml").read_text())
+    return config
+
+
 def by_pod(amounts: tuple[int, ...]) -> Counter[str]:
     return Counter({f"pod-{i}": amount for i, amount in enumerate(amounts)})
 
@@ -116,6 +121,21 @@ def test_the_readme_has_a_section_for_each_file():
     assert sorted(name for section in sections for name in section.split(" and ")) == FILES
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_every_pipeline_begins_with_the_memory_limiter(name):
+    pipelines = read(name)["service"]["pipelines"]
+    assert {pipeline["processors"][0] for pipeline in pipelines.values()} == {"memory_limiter"}
+
+
+def test_equal_names_mean_equal_things_in_all_gateways():
+    meanings: dict[tuple[str, str], set[str]] = {}
+    for name in GATEWAYS:
+        for section in ("extensions", "receivers", "processors", "exporters"):
+            for id_, settings in read(name)[section].items():
+                meanings.setdefault((section, id_), set()).add(repr(settings))
+    assert [id_ for id_, found in meanings.items() if len(found) > 1] == []
+
+
 def test_a_mistake_in_a_file_is_one_that_the_collector_finds(tmp_path):
     text = (CONFIGURATIONS / "gateway-loki.yaml").read_text()
     broken = tmp_path / "broken.yaml"
@@ -131,7 +151,7 @@ def test_all_gateways_can_be_one(tmp_path):
 
 
 def test_the_router_is_what_the_collector_takes_with_its_template_in_its_place(tmp_path):
-    config = yaml.safe_load((CONFIGURATIONS / "gateway-scale-out-router.yaml").read_text())
+    config = read("gateway-scale-out-router")
     router = config["exporters"].pop("load_balancing")
     # Settings of the exporter, by its published schema.
     assert router.keys() == {"routing_key", "protocol", "resolver"}
