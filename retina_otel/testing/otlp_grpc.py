@@ -11,6 +11,7 @@ servers take by default is refused by the server itself, as everywhere.
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class OtlpGrpcSink(OtlpBackend[Status]):
     ) -> None:
         """`address` is host:port or unix:path; `credentials` makes it speak TLS."""
         super().__init__(Status())
+        self._called = threading.Event()
         self._server = grpc.server(
             ThreadPoolExecutor(threads),
             handlers=[_Service(self)],
@@ -88,9 +90,15 @@ class OtlpGrpcSink(OtlpBackend[Status]):
         """Ends all connections; its port refuses further ones. What came stays readable."""
         self._server.stop(None).wait()
 
+    def wait_for_call(self, timeout_s: float) -> None:
+        """Returns when a call has begun, however long its answer takes."""
+        if not self._called.wait(timeout_s):
+            raise TimeoutError(f"not within {timeout_s} s")
+
     def answer(self, method: str, wire: bytes, context: grpc.ServicerContext) -> bytes:
         """One call, on a thread of the server's."""
         status = self.next_answer()
+        self._called.set()
         message: Message = _MESSAGES[method]()
         fault = ""
         try:

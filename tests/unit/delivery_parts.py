@@ -111,6 +111,12 @@ class ConnectProxy(Capture):
         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
 
 
+def closed_port() -> int:
+    """A port of loopback that refuses connections."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
 def raw_server(answer: bytes | None) -> Iterator[str]:
     """Answers the first bytes of each connection and resets it; None: never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
