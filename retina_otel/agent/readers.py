@@ -10,6 +10,7 @@ from retina_otel.agent.exporting import RunningExporter
 from retina_otel.agent.routes import Route, RouteKey
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.points import Temporality
+from retina_otel.pipeline.preview import PreviewEvents, PreviewMetrics, PreviewSets
 
 _Kind = tuple[str, Temporality, bool, bool]
 
@@ -19,6 +20,7 @@ class Readers:
 
     def __init__(self) -> None:
         self._readers: dict[tuple[RouteKey, *_Kind], Any] = {}
+        self._renamed: dict[RouteKey, PreviewSets] = {}
 
     def of(self, route: Route, exporter: RunningExporter) -> Any:
         """The reader of a route for an exporter; made if there is none yet."""
@@ -33,7 +35,13 @@ class Readers:
                 )
             else:
                 self._readers[key] = route.end.reader(exporter.key[1])
-        return self._readers[key]
+        reader = self._readers[key]
+        if not route.key.preview:
+            return reader
+        if route.key not in self._renamed:
+            self._renamed[route.key] = PreviewSets(route.end.sets)
+        wrap = PreviewMetrics if isinstance(route.end, Accumulator) else PreviewEvents
+        return wrap(reader, self._renamed[route.key])
 
     def keep(
         self,
@@ -49,6 +57,7 @@ class Readers:
             reader = self._readers.pop(key)
             if key[0] in routes:
                 routes[key[0]].end.remove(reader)
+        self._renamed = {key: sets for key, sets in self._renamed.items() if key in routes}
 
 
 def _kind(exporter: RunningExporter) -> _Kind:

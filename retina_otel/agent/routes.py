@@ -50,6 +50,8 @@ class RouteKey:
     """One-ended metrics have the UIDs of pods: an exporter makes resources of them."""
     classic: bool = False
     """It reports Retina's metrics instead of ours."""
+    preview: bool = False
+    """Exporters are told the names of the conventions' draft."""
 
 
 def resolves_identity(key: RouteKey) -> bool:
@@ -116,6 +118,7 @@ def plan(
             receivers=frozenset(settings.receivers),
             processors=tuple(settings.processors),
             settings=settings.model_dump_json(include={"attributes", "cardinality", "expiry"}),
+            preview=configuration.service.telemetry.semconv_preview,
             pod_uids=any(
                 getattr(configuration.exporters[id_].settings, "resource_model", None)
                 is ResourceModel.ENTITY
@@ -130,7 +133,11 @@ def plan(
             if getattr(configuration.exporters[id_].settings, "classic", False)
         ]
         if key.signal == "metrics" and classic:
-            retinas = route(replace(key, classic=True, pod_uids=False), f"classic/{name}", settings)
+            retinas = route(
+                replace(key, classic=True, pod_uids=False, preview=False),
+                f"classic/{name}",
+                settings,
+            )
             retinas.exporters += [id_ for id_ in classic if id_ not in retinas.exporters]
     exporters = dict.fromkeys(
         id_ for one in configuration.pipelines("metrics").values() for id_ in one.exporters

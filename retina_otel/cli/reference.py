@@ -28,6 +28,7 @@ from retina_otel.config.schema import json_schema
 from retina_otel.config.settings import ServiceSettings
 from retina_otel.dashboards.alerts import alerts
 from retina_otel.model import attributes as model_attributes
+from retina_otel.model import preview
 from retina_otel.model.signals import BUILT_IN, Attribute, Event, Metric, Signal
 
 FOLDER = Path("docs/reference")
@@ -201,6 +202,28 @@ def _signals(components: Sequence[Component]) -> Iterator[str]:
         for one in component.declares:
             if isinstance(one, Attribute):
                 attributes[one.name] = one
+    yield "## Names of the conventions' draft"
+    yield ""
+    yield (
+        "The semantic conventions have a draft of network flows, not yet released. "
+        "`service.telemetry.semconv_preview: true`, or `RETINA_OTEL_SEMCONV_PREVIEW=true`, emits "
+        "its names, in every pipeline and exporter, under the schema "
+        f"`{preview.PREVIEW_SCHEMA_URL}` and the scope `{preview.PREVIEW_SCOPE}`. In the "
+        "configuration names stay what they are."
+    )
+    yield ""
+    renamed = {**preview.METRICS, **preview.ATTRIBUTES}
+    yield from _table(
+        ("Name", "In the preview"), [(f"`{ours}`", f"`{draft}`") for ours, draft in renamed.items()]
+    )
+    yield "## Signals as data"
+    yield ""
+    yield (
+        "[registry](registry) has all of this for OpenTelemetry's weaver "
+        "(`weaver registry check -r docs/reference/registry`), which makes constants for any "
+        "language of it; `schemas` in the repository has the schema files."
+    )
+    yield ""
     yield "## Attributes"
     yield ""
     rows = [

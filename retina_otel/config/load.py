@@ -22,6 +22,8 @@ from retina_otel.config.settings import PipelineSettings, ServiceSettings
 from retina_otel.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "RETINA_OTEL__"
+PREVIEW_VARIABLE = "RETINA_OTEL_SEMCONV_PREVIEW"
+_PREVIEW: KeyPath = ("service", "telemetry", "semconv_preview")
 SIGNALS = ("metrics", "logs")
 _SECTION_NAMES = (*SECTIONS.values(), "service")
 
@@ -204,6 +206,8 @@ def _tree(
 
 def _environment_document(environment: Mapping[str, str], file: Document) -> Document:
     data: dict[str, Any] = {}
+    if preview := environment.get(PREVIEW_VARIABLE):
+        _put(data, _PREVIEW, parse_text(preview), f"environment variable {PREVIEW_VARIABLE}")
     for name in sorted(environment):
         if not name.upper().startswith(ENVIRONMENT_PREFIX):
             continue

@@ -55,6 +55,10 @@ class TelemetrySettings(Settings):
     resource: dict[str, str | int | bool] = Field(default_factory=dict)
     """Attributes added to the resource of all that the agent sends. They win over detected ones
     and over OTEL_RESOURCE_ATTRIBUTES."""
+    semconv_preview: bool = False
+    """Emit what the semantic conventions' draft has a name for under that name: `network.flow.io`
+    instead of `retina.flow.io`. Also set by `RETINA_OTEL_SEMCONV_PREVIEW=true`. In the
+    configuration names stay what they are."""
 
 
 class CardinalitySettings(Settings):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from retina_otel import __version__
 from retina_otel.model.attribute_sets import AttributeSet
 from retina_otel.model.batches import AttributeValue
+from retina_otel.model.preview import PREVIEW_SCHEMA_URL, PREVIEW_SCOPE
 from retina_otel.model.signals import SCHEMA_URL
 
 
@@ -44,5 +45,7 @@ def sorted_set(attributes: Mapping[str, AttributeValue]) -> AttributeSet:
 
 def scope_identity(scope: str) -> tuple[str, str]:
     """Version and schema URL of a scope: ours for our modules, unknown for a third party's."""
+    if scope == PREVIEW_SCOPE:
+        return __version__, PREVIEW_SCHEMA_URL
     ours = scope == "retina_otel" or scope.startswith("retina_otel.")
     return (__version__, SCHEMA_URL) if ours else ("", "")

@@ -415,3 +415,12 @@ def test_an_endpoint_in_an_error_does_not_show_what_may_be_secret(url: str) -> N
 
 def test_deep_nesting_is_an_error_and_not_a_crash(loading: Loading) -> None:
     assert "nested too deeply" in loading.refused("a: " + "[" * 5000 + "]" * 5000)
+
+
+def test_the_preview_of_names_has_a_variable_of_its_own(loading: Loading) -> None:
+    key = "RETINA_OTEL__SERVICE__TELEMETRY__SEMCONV_PREVIEW"
+    assert not loading(GOOD).service.telemetry.semconv_preview
+    variable = {"RETINA_OTEL_SEMCONV_PREVIEW": "true"}
+    assert loading(GOOD, variable).service.telemetry.semconv_preview
+    assert not loading(GOOD, {**variable, key: "false"}).service.telemetry.semconv_preview
+    assert "semconv_preview: 'maybe' given" in loading.refused(GOOD, {"RETINA_OTEL_SEMCONV_PREVIEW": "maybe"})
