@@ -1,0 +1,83 @@
+"""Whatever a backend answers: the books close, sums are right, events come or are counted.
+
+Each exporter is driven on a clock of the test's, against a real backend that keeps its own tally.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.fault_kits import KITS, Kit, Verdict
+from tests.e2e.faults import Stepped, SteppedClock, no_threads
+
+STATUSES = [400, 401, 403, 404, 413, 429, 500, 502, 503, 504]
+SETTINGS = {"interval": "15s", "events_interval": "1s"}
+
+
+@pytest.fixture(params=KITS)
+def kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
+    kit = KITS[request.param]()
+    yield kit
+    kit.close()
+
+
+@pytest.fixture
+def stepped(kit: Kit) -> Iterator[Stepped]:
+    with no_threads():
+        yield Stepped(kit.make(kit.port, **SETTINGS), SteppedClock())
+
+
+def works_again(stepped: Stepped, kit: Kit) -> None:
+    """The end of each story: what came while all works is there, and the books agree with what the
+    backend counted."""
+    stepped.source.tick(100, b=20)
+    stepped.run(90)
+    assert stepped.bench.reasons[-1] == ""
+    ledger = stepped.stop()
+    assert kit.sums() == stepped.source.truth
+    for unit, counts in ledger.exports.items():
+        rejected = counts.failed.get("rejected", 0)
+        assert counts.exported == kit.items(unit, accepted=True) - rejected
+        assert counts.requests == kit.requests(unit, accepted=True) + kit.requests(
+            unit, accepted=False
+        )
+    lost = sum(n for name, n in ledger.lost.items() if name.startswith("events"))
+    assert len(kit.numbers()) + lost == stepped.source.events
+    assert kit.numbers() == sorted(set(kit.numbers()))
+
+
+@pytest.mark.parametrize("wait_s", [None, 7.0], ids=["at-once", "retry-after"])
+@pytest.mark.parametrize("status", STATUSES)
+def test_each_status_means_what_its_protocol_says(
+    stepped: Stepped, kit: Kit, status: int, wait_s: float | None
+) -> None:
+    verdict = (kit.verdicts if wait_s is None else kit.verdicts_with_wait)[status]
+    stepped.source.tick(100, a=1, b=2)
+    stepped.run(20)
+    kit.fail(status, wait_s)
+    stepped.source.tick(100, a=10, c=3)
+    stepped.run(40)
+    failed = {unit: kit.requests(unit, accepted=False) for unit in ("points", "events")}
+    unsettled = {unit: kit.items(unit, accepted=False) for unit in ("points", "events")}
+    kit.work()
+    assert stepped.bench.reasons[-1] != ""
+    works_again(stepped, kit)
+    ledger = stepped.ledger
+    for unit, counts in ledger.exports.items():
+        assert sum(counts.request_failures.values()) == failed[unit]
+        if verdict is Verdict.RETRIED:
+            assert counts.failed == {}
+        elif verdict is Verdict.REFUSED:
+            assert counts.failed == {"refused": unsettled[unit]}
+        else:
+            # Halved down to single items, each of which was refused once as such.
+            assert set(counts.failed) == {"too_large"}
+    if kit.has_events:
+        gone = 0 if verdict is Verdict.RETRIED else 100
+        assert kit.numbers() == [*range(200 - gone), *range(200, 300)][: 300 - gone]
+        if verdict is Verdict.RETRIED and wait_s is not None:
+            # At second 1, 8, 15, 22, 29 and 36 of 40.
+            assert failed["events"] == 6
+    assert kit.faults(zero_first=verdict is Verdict.RETRIED) == []
