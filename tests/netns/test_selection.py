@@ -40,7 +40,8 @@ def all_but(*pods: Pod) -> Callable[[Endpoint], bool]:
 
 
 class ProgQuery(ctypes.Structure):
-    """union bpf_attr of BPF_PROG_QUERY."""
+    """union bpf_attr of BPF_PROG_QUERY, whole: the kernel writes `revision` whatever size it is
+    told."""
 
     _fields_ = (
         ("target_ifindex", ctypes.c_uint32),
@@ -50,6 +51,10 @@ class ProgQuery(ctypes.Structure):
         ("prog_ids", ctypes.c_uint64),
         ("count", ctypes.c_uint32),
         ("reserved", ctypes.c_uint32),
+        ("prog_attach_flags", ctypes.c_uint64),
+        ("link_ids", ctypes.c_uint64),
+        ("link_attach_flags", ctypes.c_uint64),
+        ("revision", ctypes.c_uint64),
     )
 
 
