@@ -11,6 +11,7 @@ import itertools
 import re
 import time
 from collections import Counter
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,12 @@ def by_pod(amounts: tuple[int, ...]) -> Counter[str]:
 def send_all(gateway: Collector) -> None:
     gateway.post("/v1/metrics", metrics(*AMOUNTS))
     gateway.post("/v1/logs", events(*TOLD))
+
+
+def ask(gateway: Collector, path: str, body: bytes) -> int:
+    """The status that it answers with."""
+    headers = {"Content-Type": "application/x-protobuf"}
+    return gateway.request(gateway.http_port, "POST", path, body, headers)[0]
 
 
 def wait_for_all(backend: Collector) -> None:
@@ -238,6 +245,21 @@ def test_the_sidecar_hands_on_after_a_kill_what_it_had_taken(tmp_path, backend):
         with running(backend):
             sidecar.start()
             wait_for_all(backend)
+
+
+def test_a_full_queue_refuses_so_that_the_agent_waits_and_gives_all_that_it_took(tmp_path, backend):
+    sidecar = Collector(
+        "agent-sidecar",
+        tmp_path,
+        {"GATEWAY_OTLP_ENDPOINT": backend.grpc_endpoint, "QUEUE_BYTES": "3000"},
+    )
+    with running(sidecar):
+        statuses = [ask(sidecar, "/v1/logs", events(*TOLD)) for _ in range(40)]
+        taken = statuses.count(HTTPStatus.OK)
+        assert set(statuses) == {HTTPStatus.OK, HTTPStatus.SERVICE_UNAVAILABLE}
+        expected = Counter({pod: taken * n for pod, n in by_pod(TOLD).items()})
+        with running(backend):
+            wait_until(lambda: arrived(backend)[1] == expected, "all that was taken")
 
 
 def test_a_vendor_gets_all_with_its_token_its_header_and_a_certificate(tmp_path):
