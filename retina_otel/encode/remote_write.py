@@ -30,10 +30,18 @@ _Objects = npt.NDArray[np.object_]
 
 
 def encoder(options: SeriesOptions) -> RemoteWriteEncoder:
-    return RemoteWriteEncoder(options, WriteRequestWriter())
+    return RemoteWriteEncoder(options, _Format)
 
 
-class WriteRequestWriter:
+class _Format:
+    def writer(self) -> _Writer:
+        return _Writer()
+
+    def outgrown(self) -> bool:
+        return False
+
+
+class _Writer:
     """Requests of version 1.0."""
 
     def __init__(self) -> None:
@@ -84,9 +92,6 @@ class WriteRequestWriter:
         self._pieces, self._families = [], {}
         self._size, self.empty = 0, True
         return body
-
-    def outgrown(self) -> bool:
-        return False
 
     def _tell(self, family: Family) -> None:
         self.empty = False

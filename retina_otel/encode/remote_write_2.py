@@ -41,17 +41,20 @@ _Numbers = npt.NDArray[np.int64]
 
 
 def encoder(options: SeriesOptions) -> RemoteWriteEncoder:
-    return RemoteWriteEncoder(options, RequestWriter())
+    return RemoteWriteEncoder(options, _Format)
 
 
-class Strings:
+class _Strings:
     """All strings of the encoder, numbered, the empty one first; of each the field that it is in a
     request."""
 
     def __init__(self) -> None:
         self._number_of: dict[str, int] = {}
+        self._requests = 0
         self.fields: _Objects = np.empty(64, object)
         self.sizes: _Numbers = np.zeros(64, np.int64)
+        self.used = np.zeros(64, bool)
+        """Which were in a request since `outgrown` was asked."""
         self.number("")
 
     def __len__(self) -> int:
@@ -64,10 +67,21 @@ class Strings:
             if number == len(self.fields):
                 self.fields = np.concatenate([self.fields, np.empty_like(self.fields)])
                 self.sizes = np.concatenate([self.sizes, np.zeros_like(self.sizes)])
+                self.used = np.concatenate([self.used, np.zeros_like(self.used)])
             field = protobuf.delimited(_SYMBOL, protobuf.utf8(text))
             self.fields[number] = field
             self.sizes[number] = len(field)
         return number
+
+    def next_request(self) -> int:
+        self._requests += 1
+        return self._requests
+
+    def outgrown(self) -> bool:
+        """Whether most of them, and many, are in no request any more."""
+        n_used = int(self.used.sum())
+        self.used[:] = False
+        return len(self) > max(_STRINGS_KEPT, 2 * n_used)
 
     def numbers(self, labels: Labels) -> bytes:
         """Names and values in turn, as int64."""
@@ -77,7 +91,7 @@ class Strings:
 class _References(SetTable):
     """Of each set the numbers of its strings, and the references that they are in a request."""
 
-    def __init__(self, sets: AttributeSets, labels_of: Build, strings: Strings) -> None:
+    def __init__(self, sets: AttributeSets, labels_of: Build, strings: _Strings) -> None:
         super().__init__(sets, lambda attributes: strings.numbers(labels_of(attributes)))
         self.references: _Objects = np.empty(0, object)
         self.sizes: _Numbers = np.empty(0, np.int64)
@@ -113,19 +127,27 @@ class _References(SetTable):
         self._written_in[sets] = request
 
 
-class RequestWriter:
+class _Format:
+    def __init__(self) -> None:
+        self._strings = _Strings()
+
+    def writer(self) -> _Writer:
+        return _Writer(self._strings)
+
+    def outgrown(self) -> bool:
+        return self._strings.outgrown()
+
+
+class _Writer:
     """Requests of version 2.0."""
 
-    def __init__(self) -> None:
-        self.empty = True
-        self._strings = Strings()
-        self._used = np.zeros(0, bool)
-        self._request = 0
+    def __init__(self, strings: _Strings) -> None:
+        self._strings = strings
         self._begin_request()
 
     def _begin_request(self) -> None:
         self.empty = True
-        self._request += 1
+        self._request = self._strings.next_request()
         self._local = np.zeros(len(self._strings), np.int64)
         self._symbols: list[bytes] = [protobuf.delimited(_SYMBOL, b"")]
         self._pieces: list[bytes] = []
@@ -201,15 +223,6 @@ class RequestWriter:
         self._begin_request()
         return body
 
-    def outgrown(self) -> bool:
-        kept, used = len(self._strings), int(self._used.sum())
-        self._used = np.zeros(0, bool)
-        if kept <= max(_STRINGS_KEPT, 2 * used):
-            return False
-        self._strings = Strings()
-        self._begin_request()
-        return True
-
     def _make(self, sets: AttributeSets, labels_of: Build) -> _References:
         return _References(sets, labels_of, self._strings)
 
@@ -227,11 +240,7 @@ class RequestWriter:
         self._local[new] = np.arange(len(self._symbols), len(self._symbols) + len(new))
         self._symbols += self._strings.fields[new].tolist()
         self._size += int(self._strings.sizes[new].sum())
-        if len(self._used) < len(self._local):
-            self._used = np.concatenate(
-                [self._used, np.zeros(len(self._local) - len(self._used), bool)]
-            )
-        self._used[new] = True
+        self._strings.used[new] = True
 
     def _series(self, samples: Samples, low: int, high: int) -> tuple[list[_Objects | bytes], int]:
         """What stands beside each other in one series of each point, and its bytes in all."""

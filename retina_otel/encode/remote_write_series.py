@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.encode.otlp_metrics import by_metric
+from retina_otel.encode.grouping import by_metric
 from retina_otel.encode.prometheus_names import (
     DEFAULT_STRATEGY,
     TranslationStrategy,
@@ -99,9 +99,8 @@ class SeriesOptions:
     promoted: tuple[str, ...] = PROMOTED
     external_labels: Mapping[str, str] = field(default_factory=dict)
     strategy: TranslationStrategy = DEFAULT_STRATEGY
-    shard: int = 0
-    shards: int = 1
-    """Of so many parts of the series only number `shard` is told."""
+    target_info: bool = True
+    """Tell about the resource by a series of its own."""
 
 
 class SeriesMaker:
@@ -112,25 +111,20 @@ class SeriesMaker:
         self._resource = ResourceLabels.of(
             options.resource, options.promoted, options.external_labels, options.strategy
         )
-        self.forget()
-        self.conflicts: dict[str, str] = {}
-        """Metrics that the last export left out, and why: another has the name."""
-        self.duplicates = 0
-        """Points that the last export left out: a newer one has equal labels."""
-
-    def forget(self) -> None:
-        """Drops what is known of attribute sets."""
-        options = self._options
         self._names = NameSets()
         self._layouts: dict[tuple[tuple[int, ...], tuple[str, ...]], Layout | None] = {}
         self._ends = SetCache(lambda sets: LabelColumn(sets, options.strategy, self._names))
         self._own = SetCache(
             lambda sets: LabelColumn(sets, options.strategy, self._names, self._resource)
         )
+        self.conflicts: dict[str, str] = {}
+        """Metrics that the last export left out, and why: another has the name."""
+        self.duplicates = 0
+        """Points that the last export left out: a newer one has equal labels."""
 
     def target_info(self, families: list[tuple[Family, list[PointBlock]]]) -> tuple[Labels, int]:
         """Its labels and time in ms, that of the newest point; no labels where there is none."""
-        if not families or self._options.shard:
+        if not families or not self._options.target_info:
             return (), 0
         newest = max(int(block.time_ns.max()) for _, blocks in families for block in blocks)
         return self._resource.target_info, newest // _MS
@@ -176,13 +170,8 @@ class SeriesMaker:
         return ends, ends, self._own.table(sets)
 
     def _unique(self, blocks: list[PointBlock]) -> Iterator[PointBlock]:
-        """The points that are told: this shard's, and of equal labels only the newest."""
+        """The points that are told: of equal labels only the newest."""
         keys = [self._keys(block) for block in blocks]
-        if self._options.shards > 1:
-            parts = np.uint64(self._options.shards)
-            chosen = [np.flatnonzero(each % parts == self._options.shard) for each in keys]
-            blocks = [block.at(rows) for block, rows in zip(blocks, chosen, strict=True)]
-            keys = [each[rows] for each, rows in zip(keys, chosen, strict=True)]
         every = np.sort(np.concatenate(keys))
         equal = every[1:][every[1:] == every[:-1]]
         if len(equal):
