@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from retina_otel.encode import protobuf
 from retina_otel.encode.requests import Envelope, Group, Scopes
-from retina_otel.encode.scopes import EntityRef, entities_of, scope_identity, sorted_set
+from retina_otel.encode.scopes import EntityRef, entities_of, scope_identity
 from retina_otel.model.attribute_sets import AttributeSet
-from retina_otel.model.batches import AttributeValue
 
 _MAX_LENGTHS = 16
 """Bytes for the tags and lengths of up to two nested messages; a length is at most five bytes."""
@@ -17,14 +14,8 @@ _MAX_LENGTHS = 16
 class ProtobufAssembler:
     """Export*ServiceRequest: metrics and logs have the same field numbers."""
 
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        schema_url: str,
-        *,
-        entity_refs: bool = False,
-    ) -> None:
-        self._resource = resource_message(sorted_set(resource), entity_refs=entity_refs)
+    def __init__(self, resource: bytes, schema_url: str) -> None:
+        self._resource = resource
         self._schema_url = protobuf.string(3, schema_url)
         self._scopes: dict[str, tuple[bytes, bytes]] = {}
 

@@ -10,31 +10,21 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.encode.event_body import bodies
-from retina_otel.encode.otlp_logs import by_scope
-from retina_otel.encode.otlp_metrics import by_metric
+from retina_otel.encode.otlp_encoder import OtlpLogsEncoder, OtlpMetricsEncoder
 from retina_otel.encode.protobuf import INT64_MAX, INT64_MIN, utf8
-from retina_otel.encode.requests import (
-    MAX_BYTES,
-    Envelope,
-    Request,
-    Rows,
-    Scopes,
-    Stream,
-    cut,
-)
-from retina_otel.encode.resources import PodResources, streams
-from retina_otel.encode.scopes import EntityRef, entities_of, scope_identity, sorted_set
+from retina_otel.encode.requests import Assembler, Envelope, Rows, Scopes
+from retina_otel.encode.scopes import EntityRef, entities_of, scope_identity
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.batches import AttributeValue, Histogram
-from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.points import EventBlock, PointBlock, ResourceModel, Temporality
+from retina_otel.model.signals import Kind, Metric
+from retina_otel.pipeline.points import EventBlock, PointBlock, Temporality
 
 _DATA = {
     Kind.GAUGE: "gauge",
@@ -49,34 +39,48 @@ _BEFORE_RESOURCE = b'{"resource":'
 _END = b"]}\n"
 
 
-class JsonMetricsEncoder:
-    """Encodes points as lines `{"resourceMetrics":[...]}`, each ending in a newline."""
+def _write_envelope(metric: Metric, temporality: Temporality) -> Envelope:
+    fields = [
+        _optional(name, text)
+        for name, text in (
+            ("name", metric.name),
+            ("description", metric.brief),
+            ("unit", metric.unit),
+        )
+        if text
+    ]
+    head = "{" + ",".join([*fields, f'"{_DATA[metric.kind]}":{{"dataPoints":['])
+    tail = "]"
+    if metric.kind is not Kind.GAUGE:
+        tail += f',"aggregationTemporality":{_TEMPORALITY[temporality]}'
+    if metric.monotonic:
+        tail += ',"isMonotonic":true'
+    return Envelope(utf8(head), b"", utf8(tail + "}},"))
 
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        *,
-        schema_url: str = SCHEMA_URL,
-        resource_model: ResourceModel = ResourceModel.FLAT,
-        entity_refs: bool = False,
-    ) -> None:
-        """`entity_refs`: resources say which entities they stand for."""
-        write = functools.partial(_resource, entity_refs=entity_refs)
-        own = write(sorted_set(resource))
-        self._assembler = _JsonAssembler("Metrics", "metrics", own, schema_url)
-        self._sets = SetCache(_make_table)
-        self._pods = None
-        if resource_model is ResourceModel.ENTITY:
-            self._pods = PodResources(resource, write)
 
-    def encode(self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        return (request.body for request in self.requests(blocks, max_bytes))
+def _write_resource(attributes: AttributeSet, *, entity_refs: bool) -> bytes:
+    """A Resource object; with `entity_refs` it says which entities it stands for."""
+    listed = _attributes(attributes)
+    fields = [f'"attributes":[{listed[1:]}]'] if listed else []
+    refs = entities_of(attributes) if entity_refs else ()
+    if refs:
+        fields.append(f'"entityRefs":[{",".join(map(_entity_ref, refs))}]')
+    return utf8("{" + ",".join(fields) + "}")
 
-    def requests(
-        self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        metrics = by_metric(blocks)
-        return cut(streams(metrics, _envelope, self._rows, self._pods), self._assembler, max_bytes)
+
+class JsonMetricsEncoder(OtlpMetricsEncoder):
+    """Lines `{"resourceMetrics":[...]}`, each ending in a newline."""
+
+    _resource = staticmethod(_write_resource)
+    _envelope = staticmethod(_write_envelope)
+
+    @functools.cached_property
+    def _sets(self) -> SetCache[SetTable]:
+        return SetCache(_make_table)
+
+    @staticmethod
+    def _assembler_of(resource: bytes, schema_url: str) -> Assembler:
+        return _JsonAssembler("Metrics", "metrics", resource, schema_url)
 
     def _rows(self, block: PointBlock) -> Iterator[Rows]:
         for low in range(0, len(block.source), _STEP):
@@ -84,36 +88,23 @@ class JsonMetricsEncoder:
             yield _JsonRows(_points(block, self._sets.table(block.sets), rows))
 
 
-class JsonLogsEncoder:
-    """Encodes events as lines `{"resourceLogs":[...]}`, each ending in a newline."""
+class JsonLogsEncoder(OtlpLogsEncoder):
+    """Lines `{"resourceLogs":[...]}`, each ending in a newline."""
 
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        *,
-        schema_url: str = SCHEMA_URL,
-        entity_refs: bool = False,
-    ) -> None:
-        """`entity_refs`: the resource says which entities it stands for."""
-        own = _resource(sorted_set(resource), entity_refs=entity_refs)
-        self._assembler = _JsonAssembler("Logs", "logRecords", own, schema_url)
-        self._sets = SetCache(_make_table)
+    step = _STEP
 
-    def encode(self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        return (request.body for request in self.requests(blocks, max_bytes))
+    _resource = staticmethod(_write_resource)
 
-    def requests(
-        self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        return cut(self._streams(blocks), self._assembler, max_bytes)
+    @functools.cached_property
+    def _sets(self) -> SetCache[SetTable]:
+        return SetCache(_make_table)
 
-    def _streams(self, blocks: Iterable[EventBlock]) -> Iterator[Stream]:
-        envelope = Envelope()
-        for block in by_scope(blocks):
-            for low in range(0, len(block.time_ns), _STEP):
-                high = min(low + _STEP, len(block.time_ns))
-                rows = _records(block, self._sets.table(block.sets), low, high)
-                yield Stream(block.event.scope, envelope, _JsonRows(rows))
+    @staticmethod
+    def _assembler_of(resource: bytes, schema_url: str) -> Assembler:
+        return _JsonAssembler("Logs", "logRecords", resource, schema_url)
+
+    def _rows(self, block: EventBlock, low: int, high: int) -> Rows:
+        return _JsonRows(_records(block, self._sets.table(block.sets), low, high))
 
 
 class _JsonRows:
@@ -257,35 +248,6 @@ def _records(block: EventBlock, table: SetTable, low: int, high: int) -> Iterato
         listed = f',"attributes":[{attributes[1:]}]' if attributes else ""
         stamp = f'"timeUnixNano":"{time}",' if time else ""
         yield f'{{{stamp}{observed}{severity}"body":{body}{listed}{end}'
-
-
-def _envelope(metric: Metric, temporality: Temporality) -> Envelope:
-    fields = [
-        _optional(name, text)
-        for name, text in (
-            ("name", metric.name),
-            ("description", metric.brief),
-            ("unit", metric.unit),
-        )
-        if text
-    ]
-    head = "{" + ",".join([*fields, f'"{_DATA[metric.kind]}":{{"dataPoints":['])
-    tail = "]"
-    if metric.kind is not Kind.GAUGE:
-        tail += f',"aggregationTemporality":{_TEMPORALITY[temporality]}'
-    if metric.monotonic:
-        tail += ',"isMonotonic":true'
-    return Envelope(utf8(head), b"", utf8(tail + "}},"))
-
-
-def _resource(pairs: AttributeSet, *, entity_refs: bool) -> bytes:
-    """A Resource object; with `entity_refs` it says which entities it stands for."""
-    attributes = _attributes(pairs)
-    fields = [f'"attributes":[{attributes[1:]}]'] if attributes else []
-    refs = entities_of(pairs) if entity_refs else ()
-    if refs:
-        fields.append(f'"entityRefs":[{",".join(map(_entity_ref, refs))}]')
-    return utf8("{" + ",".join(fields) + "}")
 
 
 def _entity_ref(ref: EntityRef) -> str:

@@ -2,67 +2,37 @@
 
 from __future__ import annotations
 
+import functools
 import struct
-from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.encode import protobuf
 from retina_otel.encode.event_body import bodies
-from retina_otel.encode.otlp_frame import ProtobufAssembler
-from retina_otel.encode.requests import MAX_BYTES, Envelope, Request, Stream, cut
+from retina_otel.encode.otlp_encoder import OtlpLogsEncoder
+from retina_otel.encode.otlp_frame import ProtobufAssembler, resource_message
+from retina_otel.encode.requests import Rows
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
-from retina_otel.model.batches import AttributeValue
-from retina_otel.model.signals import SCHEMA_URL
 from retina_otel.pipeline.points import EventBlock
 
 _ATTRIBUTES = 6
-_NO_ENVELOPE = Envelope()
-_STEP = 8192
-"""Rows built at a time: bounds what a large block costs in memory."""
 
 
-class LogsEncoder:
-    """Encodes events as log records. Keeps bytes of attribute sets only; one thread at a time."""
+class LogsEncoder(OtlpLogsEncoder):
+    """ExportLogsServiceRequest as protobuf."""
 
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        *,
-        schema_url: str = SCHEMA_URL,
-        entity_refs: bool = False,
-    ) -> None:
-        """`entity_refs`: the resource says which entities it stands for."""
-        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs=entity_refs)
-        self._sets = SetCache(_make_table)
+    step = 8192
+    _resource = staticmethod(resource_message)
+    _assembler_of = ProtobufAssembler
 
-    def encode(self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        """Complete requests, each of at most `max_bytes`. Made one at a time, as they are taken."""
-        return (request.body for request in self.requests(blocks, max_bytes))
+    @functools.cached_property
+    def _sets(self) -> SetCache[SetTable]:
+        return SetCache(_make_table)
 
-    def requests(
-        self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        """As `encode`, each with the number of its records."""
-        return cut(self._streams(blocks), self._assembler, max_bytes)
-
-    def _streams(self, blocks: Iterable[EventBlock]) -> Iterator[Stream]:
-        for block in by_scope(blocks):
-            for low in range(0, len(block.time_ns), _STEP):
-                high = min(low + _STEP, len(block.time_ns))
-                rows = LogRows(block, self._sets.table(block.sets), low, high)
-                yield Stream(block.event.scope, _NO_ENVELOPE, rows)
-
-
-def by_scope(blocks: Iterable[EventBlock]) -> Iterator[EventBlock]:
-    """Blocks of one scope together, in their order."""
-    scopes: dict[str, list[EventBlock]] = {}
-    for block in blocks:
-        scopes.setdefault(block.event.scope, []).append(block)
-    for same in scopes.values():
-        yield from same
+    def _rows(self, block: EventBlock, low: int, high: int) -> Rows:
+        return LogRows(block, self._sets.table(block.sets), low, high)
 
 
 class LogRows:

@@ -7,21 +7,21 @@ so an export costs a join and no message objects.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from retina_otel.encode import protobuf
+from retina_otel.encode.otlp_encoder import OtlpMetricsEncoder
 from retina_otel.encode.otlp_frame import ProtobufAssembler, resource_message
-from retina_otel.encode.requests import MAX_BYTES, Envelope, Request, Rows, cut
-from retina_otel.encode.resources import PodResources, streams
+from retina_otel.encode.requests import Envelope, Rows
 from retina_otel.encode.set_cache import SetCache, SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
-from retina_otel.model.batches import AttributeValue, Histogram
-from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.points import PointBlock, ResourceModel, Temporality
+from retina_otel.model.batches import Histogram
+from retina_otel.model.signals import Kind, Metric
+from retina_otel.pipeline.points import PointBlock, Temporality
 
 _DATA_FIELD = {Kind.GAUGE: 5, Kind.COUNTER: 7, Kind.UPDOWN: 7, Kind.HISTOGRAM: 9}
 _TEMPORALITY = {Temporality.DELTA: 1, Temporality.CUMULATIVE: 2}
@@ -29,55 +29,34 @@ _NUMBER_ATTRIBUTES, _HISTOGRAM_ATTRIBUTES = 7, 9
 _NO_RECORDED_VALUE = 1
 
 
-class MetricsEncoder:
-    """Encodes points of metrics. Keeps bytes of attribute sets only; one thread at a time."""
+class MetricsEncoder(OtlpMetricsEncoder):
+    """ExportMetricsServiceRequest as protobuf."""
 
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        *,
-        schema_url: str = SCHEMA_URL,
-        resource_model: ResourceModel = ResourceModel.FLAT,
-        entity_refs: bool = False,
-    ) -> None:
-        """`entity_refs`: resources say which entities they stand for."""
-        self._assembler = ProtobufAssembler(resource, schema_url, entity_refs=entity_refs)
-        self._pods = None
-        if resource_model is ResourceModel.ENTITY:
-            self._pods = PodResources(
-                resource, functools.partial(resource_message, entity_refs=entity_refs)
-            )
-        self._numbers = SetCache(_table_maker(_NUMBER_ATTRIBUTES))
-        self._histograms = SetCache(_table_maker(_HISTOGRAM_ATTRIBUTES))
+    _resource = staticmethod(resource_message)
+    _assembler_of = ProtobufAssembler
 
-    def encode(self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        """Complete requests, each of at most `max_bytes`. Made one at a time, as they are taken."""
-        return (request.body for request in self.requests(blocks, max_bytes))
+    @functools.cached_property
+    def _numbers(self) -> SetCache[SetTable]:
+        return SetCache(_table_maker(_NUMBER_ATTRIBUTES))
 
-    def requests(
-        self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        """As `encode`, each with the number of its points."""
-        metrics = by_metric(blocks)
-        return cut(streams(metrics, _envelope, self._rows, self._pods), self._assembler, max_bytes)
+    @functools.cached_property
+    def _histograms(self) -> SetCache[SetTable]:
+        return SetCache(_table_maker(_HISTOGRAM_ATTRIBUTES))
+
+    @staticmethod
+    def _envelope(metric: Metric, temporality: Temporality) -> Envelope:
+        head = protobuf.string(1, metric.name)
+        head += protobuf.string(2, metric.brief) + protobuf.string(3, metric.unit)
+        tail = b""
+        if metric.kind is not Kind.GAUGE:
+            tail += b"\x10" + protobuf.varint(_TEMPORALITY[temporality])
+        if metric.monotonic:
+            tail += b"\x18\x01"
+        return Envelope(head, protobuf.varint(_DATA_FIELD[metric.kind] << 3 | 2), tail)
 
     def _rows(self, block: PointBlock) -> Iterator[Rows]:
         cache = self._histograms if block.metric.kind is Kind.HISTOGRAM else self._numbers
         yield PointRows(block, cache.table(block.sets))
-
-
-def by_metric(
-    blocks: Iterable[PointBlock],
-) -> Iterator[tuple[Metric, Temporality, list[PointBlock]]]:
-    """Blocks of one metric together, metrics of one scope together; empty blocks left out."""
-    scopes: dict[str, dict[tuple[Metric, Temporality], list[PointBlock]]] = {}
-    for block in blocks:
-        if len(block.source):
-            metrics = scopes.setdefault(block.metric.scope, {})
-            metrics.setdefault((block.metric, block.temporality), []).append(block)
-    for metrics in scopes.values():
-        for (metric, temporality), same in metrics.items():
-            yield metric, temporality, same
 
 
 class PointRows:
@@ -179,17 +158,6 @@ def _head(metric: Metric, ended: bool) -> tuple[bytes, dict[str, int]]:
 
 def _head_size(block: PointBlock, ended: bool) -> int:
     return len(_head(block.metric, ended)[0])
-
-
-def _envelope(metric: Metric, temporality: Temporality) -> Envelope:
-    head = protobuf.string(1, metric.name)
-    head += protobuf.string(2, metric.brief) + protobuf.string(3, metric.unit)
-    tail = b""
-    if metric.kind is not Kind.GAUGE:
-        tail += b"\x10" + protobuf.varint(_TEMPORALITY[temporality])
-    if metric.monotonic:
-        tail += b"\x18\x01"
-    return Envelope(head, protobuf.varint(_DATA_FIELD[metric.kind] << 3 | 2), tail)
 
 
 def _table_maker(number: int) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.encode.otlp_metrics import by_metric
+from retina_otel.encode.grouping import by_metric
 from retina_otel.encode.prometheus_escaping import Naming
 from retina_otel.encode.prometheus_labels import Blob, LabelNames, LabelTable, named_labels
 from retina_otel.encode.scopes import scope_identity, sorted_set

@@ -24,8 +24,7 @@ from retina_otel.delivery.push import (
     Result,
 )
 from retina_otel.encode.event_body import bodies
-from retina_otel.encode.otlp_logs import by_scope
-from retina_otel.encode.otlp_metrics import by_metric
+from retina_otel.encode.grouping import by_metric, by_scope
 from retina_otel.encode.scopes import scope_identity
 from retina_otel.model.batches import AttributeValue, Histogram
 from retina_otel.model.signals import SCHEMA_URL, Kind
