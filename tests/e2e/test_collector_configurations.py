@@ -24,6 +24,7 @@ from retina_otel.model.signals import DROP_EVENT, EVENT_PACKETS, FLOW_IO, INTERF
 from retina_otel.pipeline.points import ResourceModel
 from retina_otel.testing.backends import Collector, Kafka, Prometheus, running, validate
 from retina_otel.testing.backends.collector import CONFIGURATIONS
+from retina_otel.testing.backends.prometheus import PROMOTED
 from retina_otel.testing.points import Occurrence, Point, event_block, point_block
 from tests.e2e.agent import wait_until
 
@@ -178,9 +179,11 @@ def test_the_router_is_what_the_collector_takes_with_its_template_in_its_place(t
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("way", ["otlp", "remote-write"])
-def test_prometheus_gets_the_values_and_the_labels_of_node_and_cluster(way, tmp_path):
-    prometheus = Prometheus(tmp_path, config={"otlp": {}})
+@pytest.mark.parametrize(
+    ("way", "promoted"), [("otlp", []), ("otlp", list(PROMOTED)), ("remote-write", [])]
+)
+def test_prometheus_gets_the_values_and_the_labels_of_node_and_cluster(way, promoted, tmp_path):
+    prometheus = Prometheus(tmp_path, config={"otlp": {"promote_resource_attributes": promoted}})
     urls = {
         "PROMETHEUS_OTLP_URL": prometheus.otlp_url,
         "PROMETHEUS_REMOTE_WRITE_URL": prometheus.remote_write_url,
