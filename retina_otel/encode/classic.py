@@ -1,5 +1,5 @@
-"""Points of Retina's metrics as they stand on a page: gauges with Retina's labels, no unit, no
-scope. Points of other metrics pass as they are.
+"""Points of Retina's metrics as they stand on a page: gauges with Retina's labels and without unit.
+Points of other metrics pass as they are.
 
 An end that is not known has `unknown` in each of its labels, as in Retina. The labels that a metric
 has are those its `attributes` name.
@@ -52,7 +52,7 @@ class ClassicBlocks:
 
     def _map(self, block: PointBlock) -> PointBlock:
         if block.metric not in self._shown:
-            shown = replace(block.metric, kind=Kind.GAUGE, unit="", scope="", attributes=())
+            shown = replace(block.metric, kind=Kind.GAUGE, unit="", attributes=())
             self._shown[block.metric] = shown, _shape(block.metric)
         metric, shape = self._shown[block.metric]
         return replace(

@@ -19,6 +19,7 @@ from retina_otel.encode.scopes import scope_identity, sorted_set
 from retina_otel.encode.set_cache import SetCache
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import AttributeValue
+from retina_otel.model.classic import SCOPE as CLASSIC_SCOPE
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality
 
@@ -146,8 +147,8 @@ class Families:
 
 
 def scope_labels(scope: str) -> dict[str, str]:
-    """Labels that tell of which instrumentation scope a point is; none if it is of none."""
-    if not scope:
+    """Labels that tell of which instrumentation scope a point is; Retina's metrics have none."""
+    if scope == CLASSIC_SCOPE:
         return {}
     version, _ = scope_identity(scope)
     pairs = {"otel_scope_name": scope}

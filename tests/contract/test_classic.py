@@ -12,10 +12,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
 from prometheus_client.parser import text_string_to_metric_families
 
 from retina_otel.encode.classic import ClassicBlocks
 from retina_otel.encode.prometheus import render
+from retina_otel.encode.prometheus_escaping import Naming
+from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.classic import CLASSIC, PREFIX, ClassicMetric
@@ -24,7 +30,9 @@ from retina_otel.pipeline.classic import ClassicMetrics
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import MetricsPipeline
+from retina_otel.pipeline.points import PointBlock
 from retina_otel.pipeline.selection import View
+from retina_otel.testing.scrape_protobuf import samples
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND
@@ -164,11 +172,7 @@ class Pipeline:
 
     def page(self) -> Page:
         """Samples by name and labels, of types that Retina's are."""
-        reader = self.accumulator.reader("test", zero_points=False, stale_markers=False)
-        export = reader.take()
-        assert export is not None
-        text = render(self.blocks.mapped(export.blocks), {}).decode()
-        self.accumulator.remove(reader)
+        text = render(self.shown(), {}).decode()
         found: Page = {}
         for family in text_string_to_metric_families(text):
             assert family.type == "gauge"
@@ -180,6 +184,14 @@ class Pipeline:
                 assert labels not in series
                 series[labels] = sample.value
         return found
+
+    def shown(self) -> list[PointBlock]:
+        """What an exporter renders."""
+        reader = self.accumulator.reader("test", zero_points=False, stale_markers=False)
+        export = reader.take()
+        assert export is not None
+        self.accumulator.remove(reader)
+        return self.blocks.mapped(export.blocks)
 
 
 BRIEF = {PREFIX + one.name: one.brief for one in CLASSIC}
@@ -368,14 +380,17 @@ def interfaces(pipeline: Pipeline) -> list[MetricBatch]:
 
 
 def counted(view: View, overlay: Overlay | None = None) -> Page:
-    pipeline = Pipeline(view, overlay)
+    return filled(Pipeline(view, overlay)).page()
+
+
+def filled(pipeline: Pipeline) -> Pipeline:
     pipeline.add(
         pipeline.flows(FLOWS),
         pipeline.flags(FLAG_COUNTS),
         pipeline.drops(DROPS),
         *interfaces(pipeline),
     )
-    return pipeline.page()
+    return pipeline
 
 
 @pytest.mark.parametrize("view", list(View))
@@ -391,6 +406,28 @@ def test_each_metric_has_retinas_labels_and_the_batches_sums(
 @pytest.mark.parametrize("view", list(View))
 def test_the_page_has_no_other_metric(view: View) -> None:
     assert set(counted(view)) == set(EXPECTED[view])
+
+
+@pytest.mark.parametrize("strategy", list(TranslationStrategy))
+def test_every_format_and_translation_says_the_same(strategy: TranslationStrategy) -> None:
+    pipeline = filled(Pipeline(View.REMOTE))
+    naming = Naming(strategy)
+    blocks = pipeline.shown()
+    expected = {
+        (PREFIX + name, labels): value
+        for name, series in pipeline.page().items()
+        for labels, value in series.items()
+    }
+    openmetrics = parse_openmetrics(render(blocks, {}, True, naming).decode())
+    assert expected == {
+        (one.name, frozenset(one.labels.items())): one.value
+        for family in openmetrics
+        for one in family.samples
+    }
+    protobuf = b"".join(ProtobufRenderer({}, naming).chunks(blocks))
+    assert expected == {
+        (one.name, frozenset(one.labels.items())): one.value for one in samples(protobuf)
+    }
 
 
 def test_values_add_up_over_ticks() -> None:
