@@ -37,8 +37,14 @@ class PrometheusRenderer:
     """Renders scrapes. Keeps label text of attribute sets only; one thread at a time."""
 
     def __init__(
-        self, resource: Mapping[str, AttributeValue], naming: Naming | None = None
+        self,
+        resource: Mapping[str, AttributeValue],
+        naming: Naming | None = None,
+        *,
+        created: bool = False,
     ) -> None:
+        """`created`: OpenMetrics says of each series when it began."""
+        self._created = created
         self.families = Families(resource, naming or Naming(), label_text)
 
     def render(self, blocks: Iterable[PointBlock], openmetrics: bool = False) -> bytes:
@@ -73,13 +79,12 @@ class PrometheusRenderer:
     def _lines(self, family: Family, block: PointBlock, rows: Rows, openmetrics: bool) -> bytes:
         parts, _ = self.families.parts(block, rows)
         lines = _Lines(block.metric.scope, parts)
-        kind = block.metric.kind
         if isinstance(block.values, Histogram):
             _add_histograms(lines, family.name, block, block.values, rows)
         else:
             lines.sample(family.name, _numbers(block.values[rows]))
-        created = kind is Kind.HISTOGRAM or family.stem != family.name
-        if openmetrics and created:
+        begins = block.metric.kind is Kind.HISTOGRAM or family.stem != family.name
+        if openmetrics and self._created and begins:
             lines.sample(family.stem + "_created", _seconds(block.start_ns[rows]))
         return lines.join()
 
@@ -89,9 +94,11 @@ def render(
     resource: Mapping[str, AttributeValue],
     openmetrics: bool = False,
     naming: Naming | None = None,
+    *,
+    created: bool = False,
 ) -> bytes:
     """A whole scrape without keeping anything for the next one."""
-    return PrometheusRenderer(resource, naming).render(blocks, openmetrics)
+    return PrometheusRenderer(resource, naming, created=created).render(blocks, openmetrics)
 
 
 def _description(family: Family, openmetrics: bool) -> bytes:

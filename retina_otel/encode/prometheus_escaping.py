@@ -1,7 +1,7 @@
 """How UTF-8 names reach a scraper that wants none: Prometheus' escaping schemes, and `Naming`.
 
 A scraper names its scheme as `escaping=` when it asks for a page. Escaping comes after translation,
-and leaves a name of the classic character set alone, except that `dots` doubles underscores.
+and leaves a name of the classic character set alone, whatever the scheme.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Escaping(Enum):
 
     def apply(self, name: str, *, label: bool = False) -> str:
         """The name under this scheme; a label has no colons."""
-        if self is Escaping.ALLOW_UTF8 or not name:
-            return name
-        if self is not Escaping.DOTS and is_classic(name, label=label):
+        if self is Escaping.ALLOW_UTF8 or not name or is_classic(name, label=label):
             return name
         letters = "" if label else ":"
         out = []
@@ -63,13 +61,14 @@ def is_classic(name: str, *, label: bool = False) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """All that decides what things are called on a page. Equal ones give equal names."""
+    """All that decides what things are called on a page. Equal ones give equal names: escaping
+    finds nothing to do where the strategy leaves only classic names."""
 
     strategy: TranslationStrategy = DEFAULT_STRATEGY
     escaping: Escaping = Escaping.UNDERSCORES
 
     def __post_init__(self) -> None:
-        if self.strategy.escapes and self.escaping is not Escaping.DOTS:
+        if self.strategy.escapes:
             object.__setattr__(self, "escaping", Escaping.UNDERSCORES)
 
     def metric(self, metric: Metric) -> str:

@@ -57,6 +57,12 @@ class PrometheusSettings(Settings):
     and the Collector for its exporters. The `NoUTF8Escaping...` one and `NoTranslation` keep dots
     and other UTF-8 for scrapers that ask for `escaping=allow-utf-8`, as Prometheus 3 does."""
 
+    created_samples: bool = False
+    """OpenMetrics also says of each counter and histogram when it began, as a `_created` sample.
+    Prometheus stores those as further series, twice as many in all, unless it runs with
+    `--enable-feature=created-timestamp-zero-ingestion`; in protobuf the time costs nothing and is
+    always there."""
+
     classic: bool = False
     """Also Retina's metrics (`networkobservability_*`), as far as there are receivers for them,
     with Retina's labels and types: for dashboards and alerts that know these names. They are
@@ -93,7 +99,7 @@ class PrometheusExporter:
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the address can't be listened on, or a file can't be used."""
-        page = Page(metrics, self._context, self._settings.translation_strategy)
+        page = Page(metrics, self._context, self._settings)
         access = ServerAccess(self._settings.tls, self._settings.auth, self._context.logger)
         try:
             self._server = _Server(page, self._settings, access, self._context.logger)
@@ -129,11 +135,11 @@ class Page:
     """The newest snapshots of all readers as one page. Any thread."""
 
     def __init__(
-        self, readers: Sequence[MetricsReader], context: Context, strategy: TranslationStrategy
+        self, readers: Sequence[MetricsReader], context: Context, settings: PrometheusSettings
     ) -> None:
         self._readers = readers
         self._resource = context.resource
-        self._strategy = strategy
+        self._settings = settings
         self._classic = ClassicBlocks()
         self._renderers: OrderedDict[tuple[bool, Naming], _Renderer] = OrderedDict()
         self._ledger = context.ledger
@@ -147,7 +153,7 @@ class Page:
 
     def rendered(self, wanted: Format) -> RenderedPage:
         """The page of this tick in this format."""
-        key = wanted.syntax, Naming(self._strategy, wanted.escaping)
+        key = wanted.syntax, Naming(self._settings.translation_strategy, wanted.escaping)
         with self._lock:
             exports = [(reader, reader.take()) for reader in self._readers]
             sequences = tuple(export.sequence if export else None for _, export in exports)
@@ -194,9 +200,11 @@ class Page:
     def _renderer(self, protobuf: bool, naming: Naming) -> _Renderer:
         key = protobuf, naming
         renderer = self._renderers.pop(key, None)
-        if renderer is None:
-            make = ProtobufRenderer if protobuf else PrometheusRenderer
-            renderer = make(self._resource, naming)
+        if renderer is None and protobuf:
+            renderer = ProtobufRenderer(self._resource, naming)
+        elif renderer is None:
+            created = self._settings.created_samples
+            renderer = PrometheusRenderer(self._resource, naming, created=created)
         self._renderers[key] = renderer
         if len(self._renderers) > _MOST_RENDERERS:
             self._renderers.popitem(last=False)

@@ -104,11 +104,12 @@ def test_counters_gauges_and_amounts_are_named_and_typed_as_the_collector_does(
 def test_openmetrics_counters_say_when_they_began_to_the_nanosecond() -> None:
     metric = Metric("m", Kind.COUNTER, "By", "", scope=SCOPE)
     block = point_block(metric, [Point(3, {"a": "b"}, **TIMES)])
-    text = render([block], {}, openmetrics=True).decode()
+    text = render([block], {}, openmetrics=True, created=True).decode()
     assert 'm_bytes_created{otel_scope_name="retina_otel.receivers.flows"' in text
     assert text.splitlines()[-2].endswith(" 1790000000.123456789")
     assert text.endswith("# EOF\n")
-    assert "_created" not in render([block], {}).decode()
+    assert "_created" not in render([block], {}, created=True).decode()
+    assert "_created" not in render([block], {}, openmetrics=True).decode()
 
 
 @pytest.mark.parametrize("openmetrics", [False, True])
@@ -129,7 +130,7 @@ def test_the_resource_is_target_info(openmetrics: bool) -> None:
 def test_histograms_are_cumulative_buckets_with_count_and_sum(openmetrics: bool) -> None:
     metric = Metric("rtt", Kind.HISTOGRAM, "s", "Help.", scope=SCOPE, boundaries=(0.5, 2.0))
     block = point_block(metric, [Point(9.5, {"a": "b"}, buckets=(1, 2, 4), **TIMES)])
-    text = render([block], {}, openmetrics)
+    text = render([block], {}, openmetrics, created=True)
     found = series(text, openmetrics)
     assert parsed(text, openmetrics)["rtt_seconds"].type == "histogram"
     expected = {
