@@ -1,4 +1,7 @@
-"""What runs without a configuration file: everything of ours that needs no decision of the user."""
+"""What runs without a configuration file: everything of ours that needs no decision of the user.
+
+Where data goes is the decision of OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER, if they are set.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,24 @@ from typing import Any
 from retina_otel.component import ComponentKind
 from retina_otel.config.document import Document
 from retina_otel.config.registry import Registry
+from retina_otel.delivery.environment import OtlpEnvironment
+from retina_otel.errors import ConfigError
 
-_OTLP_VARIABLES = {
-    signal: ("OTEL_EXPORTER_OTLP_ENDPOINT", f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT")
-    for signal in ("metrics", "logs")
-}
 PROMETHEUS_ENDPOINT = "127.0.0.1:10093"
+_EXPORTERS = {
+    "metrics": {"otlp": "", "prometheus": "prometheus", "console": "debug", "none": ""},
+    "logs": {"otlp": "", "console": "debug", "none": ""},
+}
+"""The specification's words, and the exporters that they mean; which one `otlp` means depends."""
+_OTLP = {"": "otlp_http", "http/protobuf": "otlp_http", "grpc": "otlp_grpc"}
+"""By the word of OTEL_EXPORTER_OTLP_PROTOCOL."""
 
 
 def default_document(registry: Registry, environment: Mapping[str, str]) -> Document:
     """Every built-in receiver (one that this kernel can't run says so and is left out), identity,
-    Prometheus on loopback, and OTLP for each signal whose endpoint an OTEL_* variable names."""
+    and the exporters that OTEL_* variables name for each signal; where they name none, Prometheus
+    on loopback, and OTLP for each signal that has an endpoint. Raises ConfigError for variables
+    that make no sense."""
     built_in = [offer for offer in registry.offers() if offer.built_in]
     receivers = [offer.type for offer in built_in if offer.kind is ComponentKind.RECEIVER]
     processors = [
@@ -26,30 +36,27 @@ def default_document(registry: Registry, environment: Mapping[str, str]) -> Docu
         for offer in built_in
         if offer.kind is ComponentKind.PROCESSOR and offer.type == "identity"
     ]
-    exporters: dict[str, Any] = {"prometheus": {"endpoint": PROMETHEUS_ENDPOINT}}
-    pushed = [
-        signal
-        for signal, names in _OTLP_VARIABLES.items()
-        if any(environment.get(name, "").strip() for name in names)
-    ]
-    if pushed:
-        exporters["otlp_http"] = {}
+    chosen = {signal: _exporters(signal, environment) for signal in _EXPORTERS}
+    if not any(chosen.values()):
+        raise ConfigError(
+            "OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER leave nothing to do",
+            "Name an exporter, as otlp or prometheus; OTEL_SDK_DISABLED=true silences the agent.",
+        )
+    settings = {"prometheus": {"endpoint": _prometheus_endpoint(environment)}}
     pipelines = {
         signal: {
             "receivers": _standing_in(registry, ComponentKind.RECEIVER, receivers, signal),
             "processors": _standing_in(registry, ComponentKind.PROCESSOR, processors, signal),
-            "exporters": [
-                type_
-                for type_ in _standing_in(registry, ComponentKind.EXPORTER, list(exporters), signal)
-                if type_ != "otlp_http" or signal in pushed
-            ],
+            "exporters": exporters,
         }
-        for signal in ("metrics", "logs")
+        for signal, exporters in chosen.items()
     }
     data: dict[str, Any] = {
         "receivers": {type_: {} for type_ in receivers},
         "processors": {type_: {} for type_ in processors},
-        "exporters": exporters,
+        "exporters": {
+            type_: settings.get(type_, {}) for exporters in chosen.values() for type_ in exporters
+        },
         "service": {
             "pipelines": {
                 signal: pipeline
@@ -59,6 +66,47 @@ def default_document(registry: Registry, environment: Mapping[str, str]) -> Docu
         },
     }
     return Document("built-in default", data)
+
+
+def _exporters(signal: str, environment: Mapping[str, str]) -> list[str]:
+    """The exporters of one signal, without repetition."""
+    variable = f"OTEL_{signal.upper()}_EXPORTER"
+    words = [word.strip() for word in environment.get(variable, "").split(",") if word.strip()]
+    known = _EXPORTERS[signal]
+    for word in words:
+        if word not in known:
+            raise ConfigError(
+                f"{variable} names {word!r}, which is no exporter of {signal}",
+                f"Use {', '.join(known)}, or several with commas between them.",
+            )
+    if "none" in words and len(words) > 1:
+        raise ConfigError(f"{variable} names none and others", "Keep none, or the others.")
+    if not words:
+        words = ["prometheus"] if signal == "metrics" else []
+        if OtlpEnvironment(environment, signal).endpoint[1]:
+            words.append("otlp")
+    found = [_otlp(signal, environment) if word == "otlp" else known[word] for word in words]
+    return list(dict.fromkeys(filter(None, found)))
+
+
+def _otlp(signal: str, environment: Mapping[str, str]) -> str:
+    variable, word = OtlpEnvironment(environment, signal).protocol
+    if word not in _OTLP:
+        raise ConfigError(
+            f"{variable} is {word!r}, which the agent does not speak", "Use grpc or http/protobuf."
+        )
+    return _OTLP[word]
+
+
+def _prometheus_endpoint(environment: Mapping[str, str]) -> str:
+    own_host, _, own_port = PROMETHEUS_ENDPOINT.rpartition(":")
+    host = environment.get("OTEL_EXPORTER_PROMETHEUS_HOST", "").strip() or own_host
+    port = environment.get("OTEL_EXPORTER_PROMETHEUS_PORT", "").strip() or own_port
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ConfigError(
+            f"OTEL_EXPORTER_PROMETHEUS_PORT is {port!r}", "Set it to a port, as 9464."
+        )
+    return f"[{host}]:{port}" if ":" in host.strip("[]") and host[0] != "[" else f"{host}:{port}"
 
 
 def _standing_in(
