@@ -11,7 +11,7 @@ import random
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from retina_otel.delivery.sender import Packed
 from retina_otel.pipeline.once import Once
@@ -50,49 +50,55 @@ class Sharing:
         multiples of it; random if None, so that the agents of a cluster do not push at once."""
         self.phase = random.random() if phase is None else phase
         self._lock = threading.Lock()
-        self._encoders: WeakValueDictionary[Hashable, SharedEncoder] = WeakValueDictionary()
+        self._encoders: WeakValueDictionary[Hashable, _Encoder] = WeakValueDictionary()
 
-    def encoder(
-        self, key: Hashable | None, make: Callable[[], Encode]
-    ) -> OwnEncoder | SharedEncoder:
-        """The encoder of a key, kept as long as anybody holds it; without a key one's own."""
+    def encoder(self, key: Hashable | None, make: Callable[[], Encode]) -> LaneEncoder:
+        """What a lane encodes with. Those of one key share what `make` made for the first of them;
+        without a key nothing is shared."""
         if key is None:
-            return OwnEncoder(make())
+            return LaneEncoder(_Encoder(make()))
         with self._lock:
             encoder = self._encoders.get(key)
             if encoder is None:
-                encoder = self._encoders[key] = SharedEncoder(make())
-            return encoder
+                encoder = self._encoders[key] = _Encoder(make())
+            return LaneEncoder(encoder)
 
 
-class OwnEncoder:
-    """An encoder of one lane. Its requests are kept by nobody."""
-
-    def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-
-    def requests(self, export: Export, max_bytes: int, pack: Pack) -> Iterator[Packed]:
-        """The requests of an export, in order. Whoever reads on must hold the export's sets."""
-        for request in self._encode(export.blocks, max_bytes):
-            yield pack(request.body, request.n_items)
-
-
-class SharedEncoder:
-    """An encoder that several lanes use, one at a time."""
+class _Encoder:
+    """An encoder that one lane at a time uses, and whose it is."""
 
     def __init__(self, encode: Encode) -> None:
-        self._encode = encode
-        self._lock = threading.Lock()
+        self.encode = encode
+        self.lock = threading.Lock()
+        self.lanes: WeakSet[LaneEncoder] = WeakSet()
+
+
+class LaneEncoder:
+    """One lane's share of an encoder."""
+
+    def __init__(self, encoder: _Encoder) -> None:
+        self._encoder = encoder
+        encoder.lanes.add(self)
 
     def requests(self, export: Export, max_bytes: int, pack: Pack) -> Iterator[Packed]:
-        """As `OwnEncoder.requests`, the same ones for all."""
-        stream = export.once.get(
-            (self, max_bytes), lambda: _Stream(self._lock, self._encode(export.blocks, max_bytes))
-        )
-        number = 0
-        while (packed := stream.at(number, pack)) is not None:
-            yield packed
-            number += 1
+        """The requests of an export, in order: the same ones for all lanes that share the encoder,
+        kept with the export, or kept by nobody if there is one lane. Whoever reads on must hold the
+        export's sets."""
+        encoder = self._encoder
+
+        def encode() -> _Stream:
+            return _Stream(encoder.lock, encoder.encode(export.blocks, max_bytes))
+
+        if len(encoder.lanes) == 1:
+            stream = encode()
+            while (packed := stream.make(pack)) is not None:
+                yield packed
+        else:
+            stream = export.once.get((encoder, max_bytes), encode)
+            number = 0
+            while (packed := stream.at(number, pack)) is not None:
+                yield packed
+                number += 1
 
 
 class _Stream:
@@ -107,15 +113,24 @@ class _Stream:
     def at(self, number: int, pack: Pack) -> Packed | None:
         """Request `number`, at most one more than were made; None after the last."""
         with self._lock:
-            if number == len(self._made):
-                if self._error is not None:
-                    raise self._error
-                try:
-                    request = next(self._requests, None)
-                    if request is None:
-                        return None
-                    self._made.append(pack(request.body, request.n_items))
-                except Exception as error:
-                    self._error = error
-                    raise
-            return self._made[number]
+            if number < len(self._made):
+                return self._made[number]
+            if self._error is not None:
+                raise self._error
+            try:
+                packed = self._next(pack)
+            except Exception as error:
+                self._error = error
+                raise
+            if packed is not None:
+                self._made.append(packed)
+            return packed
+
+    def make(self, pack: Pack) -> Packed | None:
+        """The next request, which is not kept; None after the last."""
+        with self._lock:
+            return self._next(pack)
+
+    def _next(self, pack: Pack) -> Packed | None:
+        request = next(self._requests, None)
+        return None if request is None else pack(request.body, request.n_items)

@@ -53,6 +53,16 @@ def pack(body: bytes, n_items: int) -> Packed:
     return Packed(body, "", n_items, len(body))
 
 
+class Weak(Packed):
+    """A request of which one can see when it goes."""
+
+    __slots__ = ("__weakref__",)
+
+
+def weakly(body: bytes, n_items: int) -> Packed:
+    return Weak(body, "", n_items, len(body))
+
+
 def export() -> MetricsExport:
     return MetricsExport(1, ())
 
@@ -71,10 +81,20 @@ def test_requests_of_one_export_and_key_are_made_once_whoever_reads_first() -> N
 def test_another_bound_another_key_and_another_export_are_encoded_for_themselves() -> None:
     counting, taken = Counting(), export()
     sharing = Sharing()
-    for key, max_bytes, given in [("a", 10, taken), ("a", 9, taken), ("b", 10, taken)]:
-        list(sharing.encoder(key, counting.encoder).requests(given, max_bytes, pack))
-    list(sharing.encoder("a", counting.encoder).requests(export(), 10, pack))
+    one, two = (sharing.encoder("key", counting.encoder) for _ in range(2))
+    other = sharing.encoder("other", counting.encoder)
+    list(one.requests(taken, 10, pack))
+    list(two.requests(taken, 9, pack))
+    list(two.requests(export(), 10, pack))
+    list(other.requests(taken, 10, pack))
     assert counting.made == 12
+
+
+def test_the_requests_of_one_exporter_alone_are_kept_by_nobody() -> None:
+    counting, taken = Counting(), export()
+    encoder = Sharing().encoder("key", counting.encoder)
+    made = [weakref.ref(packed) for packed in encoder.requests(taken, 10, weakly)]
+    assert [packed() for packed in made] == [None] * 3
 
 
 def test_nothing_is_shared_without_a_key() -> None:
@@ -87,8 +107,8 @@ def test_nothing_is_shared_without_a_key() -> None:
 
 def test_a_defect_in_a_shared_encoder_is_everybodys_and_never_looks_like_the_end() -> None:
     counting, taken = Counting(fails_at=1), export()
-    encoder = Sharing().encoder("key", counting.encoder)
-    for _ in range(2):
+    sharing = Sharing()
+    for encoder in [sharing.encoder("key", counting.encoder) for _ in range(2)]:
         requests = encoder.requests(taken, 10, pack)
         assert next(requests).data == b"\0"
         with pytest.raises(RuntimeError):
