@@ -61,6 +61,7 @@ def _index() -> Iterator[str]:
     yield "* [Components](components.md): what a configuration may name"
     yield "* [Configuration](configuration.md): every setting, its type and default"
     yield "* [Signals](signals.md): every metric, event and attribute"
+    yield "* [Registry](registry): the same for OpenTelemetry's weaver"
     yield "* [Alerts](alerts.md): every alert rule, and what to do first"
     yield "* [Command line](command-line.md): commands, options, exit codes"
     yield "* [JSON Schema of the configuration](config.schema.json), for editors"

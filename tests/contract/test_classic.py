@@ -22,9 +22,10 @@ from retina_otel.encode.prometheus import render
 from retina_otel.encode.prometheus_escaping import Naming
 from retina_otel.encode.prometheus_names import TranslationStrategy
 from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
+from retina_otel.kubernetes.retina_names import END_LABELS
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
-from retina_otel.model.classic import CLASSIC, PREFIX, ClassicMetric
+from retina_otel.model.classic import CLASSIC, LABELS, PREFIX, ClassicMetric
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.classic import ClassicMetrics
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
@@ -482,3 +483,8 @@ def test_an_end_of_which_no_label_is_chosen_has_none() -> None:
             'direction="EGRESS", destination_podname="unknown"': 7,
         }
     )
+
+
+def test_labels_are_those_that_a_metrics_configuration_knows() -> None:
+    of_options = sorted(attribute for names in END_LABELS.values() for attribute in names)
+    assert sorted(LABELS.values()) == of_options
