@@ -10,7 +10,7 @@ import importlib
 
 from tests.bench.report import Report
 
-PARTS = ("otlp",)
+PARTS = ("otlp", "scrape")
 
 
 def measure(report: Report) -> None:
