@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
 from typing import TextIO
@@ -27,7 +28,9 @@ def logger_for(kind: str, id_: str) -> logging.Logger:
 
 
 def set_up(settings: LogsSettings, stream: TextIO | None = None) -> None:
-    """Replaces what an earlier call set up."""
+    """Replaces what an earlier call set up. Comes before gRPC's library is loaded, which otherwise
+    writes lines of its own about each handshake that fails."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     if settings.encoding is LogEncoding.JSON:

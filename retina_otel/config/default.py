@@ -40,7 +40,7 @@ def default_document(registry: Registry, environment: Mapping[str, str]) -> Docu
     if not any(chosen.values()):
         raise ConfigError(
             "OTEL_METRICS_EXPORTER and OTEL_LOGS_EXPORTER leave nothing to do",
-            "Name an exporter, as otlp or prometheus; OTEL_SDK_DISABLED=true silences the agent.",
+            "Name an exporter, as otlp; to silence the agent set OTEL_SDK_DISABLED=true instead.",
         )
     settings = {"prometheus": {"endpoint": _prometheus_endpoint(environment)}}
     pipelines = {
