@@ -188,7 +188,9 @@ class Spool:
             self._pass(self._segments[0], request.head)
 
     def close(self) -> None:
-        """Lets go of the directory; what is in it stays. A second call does nothing."""
+        """Lets go of the directory; what was not sent stays. A second call does nothing."""
+        if self._segments and not self.n_items and self._held is None:
+            self._drop_oldest(_CORRUPT)
         self._seal()
         self._close_reader()
         self._cursor.close()

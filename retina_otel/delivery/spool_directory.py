@@ -76,6 +76,8 @@ class Cursor:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
             self._fd = os.open(path, flags, 0o600)
+            if not os.fstat(self._fd).st_size:
+                self.write(0, 0)  # so that it has its room when the disk is full
         except OSError as error:
             say(f"{path} can't be opened: {error.strerror}")
 

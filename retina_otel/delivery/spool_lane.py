@@ -204,10 +204,7 @@ class SpoolLane(Lane[Any]):
                 requests = list(
                     self._encoder.requests(export, self.max_bytes, self._route.sender.pack)
                 )
-                try:
-                    self._spool.append(requests)
-                except OSError as error:
-                    self._disk_failed(error)
+                if not self._appended(requests):
                     return filled
                 source.reader.acknowledge(export)
                 n_events = sum(request.n_items for request in requests)
@@ -216,14 +213,25 @@ class SpoolLane(Lane[Any]):
                 if n_events < export.n_events:
                     self._book(0, Counter(not_encoded=export.n_events - n_events))
                 filled = True
-                self._disk_works = True
-                self._report.passed("spool")
+        if not self._disk_works:
+            self._appended([])  # there was nothing to try it with
         self._book_losses()
         return filled
 
+    def _appended(self, requests: list[Packed]) -> bool:
+        """Whether the disk took them."""
+        try:
+            self._spool.append(requests)
+        except OSError as error:
+            self._disk_works = False
+            self._book_losses()
+            self._disk_failed(error)
+        else:
+            self._disk_works = True
+            self._report.passed("spool")
+        return self._disk_works
+
     def _disk_failed(self, error: OSError) -> None:
-        self._disk_works = False
-        self._book_losses()
         name = errno.errorcode.get(error.errno or 0, "unknown").lower()
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         outcome = Outcome(

@@ -233,4 +233,6 @@ def _count(request: Any) -> int:
     )
 
 
-KITS: dict[str, Callable[[], Kit]] = {kit.name: kit for kit in (OtlpHttpKit, OtlpGrpcKit)}
+_KITS: tuple[type[Kit], ...] = (OtlpHttpKit, OtlpGrpcKit)
+KITS: dict[str, Callable[[], Kit]] = {kit.name: kit for kit in _KITS}
+WITH_EVENTS = [kit.name for kit in _KITS if kit.has_events]

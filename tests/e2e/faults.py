@@ -101,6 +101,7 @@ class Stepped:
         self._events = self.source.buffer.reader("faults")
         self.exporter.start([self._metrics], [self._events])
         self.worker = _STARTED.pop()
+        _RUNNING.append(self)
 
     @property
     def ledger(self) -> LedgerReport:
@@ -124,6 +125,7 @@ class Stepped:
         while not all(lane.finished for lane in lanes):
             self.clock.advance_to(min(self.worker.step(), deadline))
         self.exporter.stop(deadline)
+        _RUNNING.remove(self)
         return self.ledger
 
     def kill(self) -> None:
@@ -132,11 +134,13 @@ class Stepped:
             if (spool := getattr(lane, "_spool", None)) is not None:
                 spool.close()
         self.worker._abort()
+        _RUNNING.remove(self)
         self.source.accumulator.remove(self._metrics)
         self.source.buffer.remove(self._events)
 
 
 _STARTED: list[Worker] = []
+_RUNNING: list[Stepped] = []
 
 
 @contextmanager
@@ -149,6 +153,8 @@ def no_threads() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Worker, "start", keep)
         yield
+        while _RUNNING:
+            _RUNNING[-1].kill()
 
 
 @dataclass
