@@ -44,7 +44,7 @@ _REASON = (
     "Reasons other than `IPTABLE_RULE_DROP` are the kernel's own names in capitals: Retina counts "
     "only what passes its five hooks."
 )
-_SUM_OF_SETS = "A packet counts at each end that is a pod of this node, as there."
+_EACH_END = "A packet counts once at each end that is on this node."
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,8 @@ ADV_FORWARD_COUNT = ClassicMetric(
     documents="`source_pod` and `source_workload`, and `ingress` or `egress`; by the code "
     "`source_podname`, `source_workload_kind` and `source_workload_name`, no prefix in local "
     "context, and in remote context `INGRESS` or `EGRESS`: whether the connection came or went.",
-    difference="IPv6 and other protocols than TCP and UDP count too. " + _SUM_OF_SETS,
+    difference="IPv6, other protocols than TCP and UDP, and what the node itself sends and gets "
+    "count too. " + _EACH_END,
 )
 ADV_FORWARD_BYTES = ClassicMetric(
     "adv_forward_bytes",
