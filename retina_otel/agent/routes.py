@@ -29,6 +29,8 @@ from retina_otel.pipeline.selection import View
 OWN = "own"
 """Name of the pipeline of the agent's own metrics, and of what feeds it."""
 _IDENTITY = "identity"
+_OF_THE_END = {"attributes", "cardinality", "event_buffer", "expiry"}
+"""Settings of a pipeline with which its series, or its buffer, begin anew."""
 
 
 class AnyProcessor(Protocol):
@@ -117,7 +119,7 @@ def plan(
             signal=name.partition("/")[0],
             receivers=frozenset(settings.receivers),
             processors=tuple(settings.processors),
-            settings=settings.model_dump_json(include={"attributes", "cardinality", "expiry"}),
+            settings=settings.model_dump_json(include=_OF_THE_END),
             preview=configuration.service.telemetry.semconv_preview,
             pod_uids=any(
                 getattr(configuration.exporters[id_].settings, "resource_model", None)
@@ -167,7 +169,9 @@ def _make(
         if configuration.processors[id_].component.type == _IDENTITY
     ]
     if key.signal == "logs":
-        buffer = EventBuffer(endpoints, EventBufferSettings(attributes=settings.attributes))
+        buffer = EventBuffer(
+            endpoints, EventBufferSettings(settings.attributes, settings.event_buffer)
+        )
         events = (
             LateIdentity(resolvers[0].process_events, endpoints=endpoints) if resolvers else None
         )

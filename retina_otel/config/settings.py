@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from retina_otel.component import PositiveDuration, Settings
+from retina_otel.component import ByteSize, PositiveDuration, Settings
 
 
 class LogLevel(StrEnum):
@@ -96,6 +96,9 @@ class PipelineSettings(Settings):
     cardinality: CardinalitySettings = CardinalitySettings()
     expiry: PositiveDuration = 600.0
     """A series that nothing was added to for this long ends."""
+    event_buffer: ByteSize = Field(default="16MiB", validate_default=True, ge=65536)
+    """Events that wait for an exporter, in bytes as they would be encoded: the oldest give way, and
+    are counted. All that comes in one interval has to fit: 16MiB hold about 28,000 flow events."""
 
 
 class ServiceSettings(Settings):

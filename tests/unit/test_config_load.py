@@ -171,7 +171,8 @@ def test_variables_are_expanded_as_the_collector_does(
             "metrics: {receivers",
             "metrics: {zzz: 1, receivers",
             "service.pipelines.metrics.zzz: unknown key (FILE:9). Keys of service.pipelines."
-            "metrics: attributes, cardinality, expiry, exporters, processors, receivers.",
+            "metrics: attributes, cardinality, event_buffer, expiry, exporters, processors, "
+            "receivers.",
         ),
         (
             "[3, 5]",
@@ -423,4 +424,6 @@ def test_the_preview_of_names_has_a_variable_of_its_own(loading: Loading) -> Non
     variable = {"RETINA_OTEL_SEMCONV_PREVIEW": "true"}
     assert loading(GOOD, variable).service.telemetry.semconv_preview
     assert not loading(GOOD, {**variable, key: "false"}).service.telemetry.semconv_preview
-    assert "semconv_preview: 'maybe' given" in loading.refused(GOOD, {"RETINA_OTEL_SEMCONV_PREVIEW": "maybe"})
+    assert "semconv_preview: 'maybe' given" in loading.refused(
+        GOOD, {"RETINA_OTEL_SEMCONV_PREVIEW": "maybe"}
+    )
