@@ -23,8 +23,10 @@ import pytest
 from tests.docs.pages import ROOT, Block, blocks, commands, name, pages
 
 NOT_RUN = ROOT / "tests" / "docs" / "not-run.txt"
-SERVERS = re.compile(r"retina-otel agent\b|build-collector --path\) --config\b")
-READY = re.compile(r"\bstarted: |Everything is ready")
+SERVERS = re.compile(
+    r"retina-otel agent\b|build-collector --path\) --config\b|--path prometheus\) --config\.file\b"
+)
+READY = re.compile(r"\bstarted: |Everything is ready|Server is ready to receive web requests")
 COMMAND_SECONDS = 60
 START_SECONDS = 30
 
