@@ -13,7 +13,7 @@ from retina_otel.cli.options import configuration_options, load_configuration
 
 @click.command(name="agent")
 @configuration_options
-def command(config: Path | None, overrides: tuple[str, ...]) -> int:
+def command(config: tuple[Path, ...], overrides: tuple[str, ...]) -> int:
     """Collect from the kernel and push it out, until SIGTERM or SIGINT.
 
     It then sends what is left, for at most 5 s; a second SIGTERM or SIGINT ends it at once. SIGHUP

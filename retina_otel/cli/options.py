@@ -22,12 +22,11 @@ def configuration_options(function: F) -> F:
         "--config",
         type=click.Path(path_type=Path, readable=False),
         multiple=True,
-        callback=_one_file,
         envvar="RETINA_OTEL_CONFIG",
         show_envvar=True,
         metavar="FILE",
-        help="YAML file, shaped like an OpenTelemetry Collector's. Without it the built-in "
-        "default runs.",
+        help="YAML file, shaped like an OpenTelemetry Collector's. May be given often: mappings "
+        "are merged, later files win. Without it the built-in default runs.",
     )
     overrides = click.option(
         "--set",
@@ -40,19 +39,10 @@ def configuration_options(function: F) -> F:
     return config(overrides(function))
 
 
-def _one_file(
-    context: click.Context, parameter: click.Parameter, files: tuple[Path, ...]
-) -> Path | None:
-    """Several files, which a Collector would merge, are refused: the last must not win unsaid."""
-    if len(files) > 1:
-        raise click.BadParameter("files are not merged: give one, and single keys with --set")
-    return files[0] if files else None
-
-
 def load_configuration(
-    registry: Registry, config: Path | None, overrides: Sequence[str]
+    registry: Registry, config: Sequence[Path], overrides: Sequence[str]
 ) -> Configuration:
-    """Reads the configuration that the options name. Raises ConfigError."""
+    """Reads what the options name; without files, the built-in default. Raises ConfigError."""
     import os
 
     from retina_otel.config.load import load

@@ -12,7 +12,7 @@ from retina_otel.cli.options import configuration_options, load_configuration
 
 @click.command(name="validate")
 @configuration_options
-def command(config: Path | None, overrides: tuple[str, ...]) -> None:
+def command(config: tuple[Path, ...], overrides: tuple[str, ...]) -> None:
     """Check a configuration without running it. All problems are printed, a line each.
 
     \b

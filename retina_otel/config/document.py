@@ -24,18 +24,43 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One source of configuration. `lines` tells where in `name` each key stands, from 1."""
+    """One source of configuration. `lines` tells where in `name` each key stands, from 1; of merged
+    files `parts` are the files, the last one first."""
 
     name: str
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
+    parts: tuple[Document, ...] = ()
 
     def where(self, path: KeyPath) -> str:
         """`file:line` of the key, or of the nearest one around it."""
         for length in range(len(path), 0, -1):
-            if line := self.lines.get(path[:length]):
-                return f"{self.name}:{line}"
+            for one in self.parts or (self,):
+                if line := one.lines.get(path[:length]):
+                    return f"{one.name}:{line}"
         return self.name
+
+    def over(self, below: Document) -> Document:
+        """This one merged over another, as a Collector does it: mappings key by key, of all else,
+        lists too, this one's value is left."""
+        return Document(
+            f"{below.name}, {self.name}",
+            _merged(below.data, self.data),
+            parts=((self.parts or (self,)) + (below.parts or (below,))),
+        )
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        known = out.get(key)
+        if isinstance(known, dict) and value is None:
+            continue  # an empty section or component adds nothing
+        if isinstance(known, dict) and isinstance(value, dict):
+            out[key] = _merged(known, value)
+        else:
+            out[key] = value
+    return out
 
 
 class _Loader(yaml.SafeLoader):

@@ -52,7 +52,7 @@ class Configuration:
     service: ServiceSettings
     warnings: tuple[str, ...] = ()
     source: str = ""
-    """The file's name, or that it is the built-in default."""
+    """The files' names, or that it is the built-in default."""
 
     def instances(self) -> Iterator[Instance]:
         for section in (self.extensions, self.receivers, self.processors, self.exporters):
@@ -80,15 +80,18 @@ class Configuration:
 def load(
     registry: Registry,
     *,
-    path: Path | None,
+    path: Path | Sequence[Path] | None,
     environment: Mapping[str, str],
     overrides: Sequence[str] = (),
 ) -> Configuration:
-    """Reads, merges and checks. `overrides` are `a.b=c`. Raises ConfigError, with all problems."""
-    if path is None:
-        file = default_document(registry, environment)
+    """Reads, merges and checks. Of several files the later win; without any the default stands.
+    `overrides` are `a.b=c`. Raises ConfigError, with all problems."""
+    paths = [path] if isinstance(path, Path) else path or ()
+    files = [read_document(one, environment) for one in paths]
+    if files:
+        file = functools.reduce(lambda below, above: above.over(below), files)
     else:
-        file = read_document(path, environment)
+        file = default_document(registry, environment)
     documents = [
         _overrides_document(overrides, file),
         _environment_document(environment, file),

@@ -81,7 +81,6 @@ def test_validate_imports_no_component_that_is_not_named(tmp_path: Path) -> None
         (["agnt"], "No such command 'agnt'. Did you mean 'agent'?"),
         (["xyz"], "No such command 'xyz'. Commands: agent, validate, components,"),
         (["agent", "--confg", "x"], "Did you mean '--config'?"),
-        (["validate", "-c", "a.yaml", "-c", "b.yaml"], "files are not merged: give one"),
         (["validate", "--set"], "Option '--set' requires an argument."),
         (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'."),
     ],
