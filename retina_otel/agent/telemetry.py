@@ -34,6 +34,8 @@ from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
 from retina_otel.pipeline.folding import FoldedOf
 from retina_otel.pipeline.ledger import ExportCounts
 
+_CONVENTIONAL = {"prometheus": "prometheus_http_text"}
+"""Types of exporters that the semantic conventions call otherwise."""
 _SIGNALS = {"points": "metric", "events": "log"}
 _Observe = Callable[[], Iterable[Observation]]
 _DELTA: dict[type, AggregationTemporality] = {
@@ -261,6 +263,7 @@ class OwnTelemetry:
 
 def _exporter(id_: str, unit: str) -> dict[str, str]:
     type_ = id_.partition("/")[0]
+    type_ = _CONVENTIONAL.get(type_, type_)
     return {
         own.OTEL_COMPONENT_NAME.name: id_,
         own.OTEL_COMPONENT_TYPE.name: f"{type_}_{_SIGNALS[unit]}_exporter",

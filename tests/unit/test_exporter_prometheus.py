@@ -18,7 +18,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from retina_otel.encode.prometheus_formats import accepts_gzip
+from retina_otel.encode.prometheus_escaping import Escaping
+from retina_otel.encode.prometheus_formats import Format, Syntax, accepts_gzip
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.prometheus import (
     COMPONENT,
@@ -26,7 +27,9 @@ from retina_otel.exporters.prometheus import (
     PrometheusSettings,
 )
 from retina_otel.testing.exporters import Bench, Source
+from retina_otel.testing.scrape_protobuf import families, samples
 
+PROTOBUF = Format(Syntax.PROTOBUF, "").content_type
 OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2"
 
 
@@ -107,6 +110,50 @@ def test_openmetrics_is_given_to_who_asks_for_it(running: Running) -> None:
     assert values(body.decode(), openmetrics=True) == {"a": 3}
 
 
+def test_protobuf_is_given_to_who_asks_for_it(running: Running) -> None:
+    running.source.count(a=3, b=5)
+    response, body = running.get(Accept=f"{PROTOBUF};q=0.9,{OPENMETRICS}")
+    assert response.headers["Content-Type"] == PROTOBUF
+    found = {each.labels["test_who"]: each.value for each in samples(body) if len(each.labels) > 1}
+    assert found == {"a": 3, "b": 5}
+
+
+def test_names_are_as_the_strategy_says_and_escaped_as_the_scraper_asks() -> None:
+    running = Running(translation_strategy="NoTranslation")
+    running.source.count(a=3)
+    expected = {
+        Escaping.ALLOW_UTF8: ("test.packets", "test.who"),
+        Escaping.UNDERSCORES: ("test_packets", "test_who"),
+        Escaping.DOTS: ("test_dot_packets", "test_dot_who"),
+        Escaping.VALUES: ("U__test_2e_packets", "U__test_2e_who"),
+    }
+    # Twice, and in more namings than are kept.
+    for escaping, (name, label) in (*expected.items(), *expected.items()):
+        _, body = running.get(Accept=Format(Syntax.PROTOBUF, "", escaping).content_type)
+        (sample,) = (each for each in samples(body) if each.name == name)
+        assert (sample.labels[label], sample.value) == ("a", 3)
+        response, body = running.get(Accept=f"text/plain;version=1.0.0;escaping={escaping.value}")
+        assert response.headers["Content-Type"] == (
+            f"text/plain; version=1.0.0; charset=utf-8; escaping={escaping.value}"
+        )
+        utf8 = escaping is Escaping.ALLOW_UTF8
+        start = f'{{"{name}",otel_scope_name="test","{label}"="a"}}'
+        classic = f'{name}{{otel_scope_name="test",{label}="a"}}'
+        assert f"{start if utf8 else classic} 3" in body.decode().splitlines()
+    running.exporter.stop(running.bench.deadline_ns(5))
+
+
+@pytest.mark.parametrize("created", [False, True])
+def test_openmetrics_says_when_a_counter_began_if_it_is_told_to(created: bool) -> None:
+    running = Running(created_samples=created)
+    running.source.count(a=3)
+    text = running.get(Accept=OPENMETRICS)[1].decode()
+    assert ("test_packets_created{" in text) is created
+    assert values(text, openmetrics=True) == {"a": 3}
+    assert "_created" not in running.get()[1].decode()
+    running.exporter.stop(running.bench.deadline_ns(5))
+
+
 def test_gzip_is_given_to_who_takes_it_and_says_the_same(running: Running) -> None:
     running.source.count(a=3)
     response, packed = running.get(**{"Accept-Encoding": "gzip"})
@@ -144,6 +191,15 @@ def test_a_snapshot_is_rendered_once_for_all_its_scrapers(running: Running) -> N
     assert running.beside("renders") == 2
 
 
+def test_a_snapshot_is_rendered_once_for_each_format(running: Running) -> None:
+    running.source.count(a=3)
+    for _ in range(2):
+        for accept in ("", "text/plain;escaping=values", OPENMETRICS, PROTOBUF):
+            running.get(Accept=accept)
+    running.booked(8)
+    assert running.beside("renders") == 3
+
+
 def test_a_series_that_ended_is_there_once_more_and_then_gone(running: Running) -> None:
     running.source.count(a=3)
     running.source.accumulator.end_all(running.source.now_ns())
@@ -177,10 +233,27 @@ def test_scrapes_are_booked(running: Running) -> None:
     assert (report.seen, report.drained, report.difference) == (2, 2, 0)
 
 
+def test_a_scrape_counts_as_a_request_with_its_points_and_its_size_before_gzip(
+    running: Running,
+) -> None:
+    running.source.count(a=3, b=4)
+    _, plain = running.get()
+    running.get(**{"Accept-Encoding": "gzip"})
+    running.get(method="HEAD")
+    running.booked(2)
+    counted = running.bench.ledger.report().exports["points"]
+    assert (counted.requests, counted.exported) == (2, 4)
+    assert (counted.request_bytes, counted.request_failures) == (2 * len(plain), {})
+
+
 def test_before_the_first_snapshot_the_page_is_there_and_says_who_we_are(running: Running) -> None:
     response, body = running.get()
     assert response.status == 200
     assert b'service_name="retina-otel"' in body
+    _, body = running.get(Accept=OPENMETRICS)
+    assert [family.name for family in parse_openmetrics(body.decode())] == ["target"]
+    _, body = running.get(Accept=PROTOBUF)
+    assert [family.name for family in families(body)] == ["target_info"]
 
 
 def test_the_index_says_where_the_page_is(running: Running) -> None:
