@@ -1,6 +1,7 @@
 """A backend in a process of its own: reads each request, answers it, keeps nothing.
 
-`python -m tests.bench.exporters.backend [status]` prints its port and serves until its input ends.
+`python -m tests.bench.exporters.backend STATUS` prints its port and serves HTTP until its input
+ends; with `grpc` for a status it answers every call of gRPC with an empty message.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent import futures
 from contextlib import contextmanager
+
+import grpc
 
 _MOST = 1 << 20
 
 
 @contextmanager
-def backend(status: int = 200) -> Iterator[str]:
+def backend(status: int | str = 200) -> Iterator[str]:
     """Its URL, without a path."""
     with subprocess.Popen(
         [sys.executable, "-m", __name__, str(status)],
@@ -30,11 +34,22 @@ def backend(status: int = 200) -> Iterator[str]:
 
 
 def main() -> None:
+    if sys.argv[1] == "grpc":
+        grpc_server = grpc.server(futures.ThreadPoolExecutor(10), [_Calls()])
+        print(grpc_server.add_insecure_port("127.0.0.1:0"), flush=True)
+        grpc_server.start()
+        sys.stdin.read()
+        return
     status = int(sys.argv[1])
     server = socket.create_server(("127.0.0.1", 0))
     print(server.getsockname()[1], flush=True)
     threading.Thread(target=_serve, args=(server, status), daemon=True).start()
     sys.stdin.read()
+
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]
+    def service(self, call: object) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(lambda message, context: b"")
 
 
 def _serve(server: socket.socket, status: int) -> None:

@@ -1,5 +1,5 @@
-"""OTLP over HTTP: encoding, a push of 100,000 series, ten exporters at once; and what the stock SDK
-takes for the same data in the same run.
+"""OTLP over HTTP and gRPC: encoding, a push of 100,000 series, ten exporters at once; and what the
+stock SDK takes for the same data in the same run.
 
 The stock SDK is given its points ready made: what its instruments take to collect them, and its
 memory, are not counted. It encodes and sends a part of the series, and its time is scaled up.
@@ -26,9 +26,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from retina_otel.component import Context, Exporter
+from retina_otel.component import Component, Context, Exporter
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
+from retina_otel.exporters.otlp_grpc import COMPONENT as OTLP_GRPC
+from retina_otel.exporters.otlp_http import COMPONENT as OTLP_HTTP
 from retina_otel.pipeline.points import PointBlock
 from tests.bench.exporters.backend import backend
 from tests.bench.exporters.load import RESOURCE, Load, pushed
@@ -42,7 +43,7 @@ PUSH_MS = 250.0
 STOCK_SHARE = 5.0
 """Per cent: twenty times less."""
 TIMES_ONE = 2.0
-_GROUP = f"OTLP over HTTP, {SERIES:,} series"
+_GROUP = f"OTLP, {SERIES:,} series"
 
 
 def measure(report: Report) -> None:
@@ -53,7 +54,7 @@ def measure(report: Report) -> None:
         ours = {name: _push(load, url, name) for name in ("gzip", "zstd", "none")}
         for name, seconds in ours.items():
             taken = [one * 1000 for one in seconds]
-            report.add(_figure(f"push, {name}, CPU", taken, "ms", PUSH_MS))
+            report.add(_figure(f"push, HTTP with {name}, CPU", taken, "ms", PUSH_MS))
         for name in ("gzip", "none"):
             stock = statistics.median(_stock(url, name)) * SERIES / STOCK_SERIES
             report.add(
@@ -66,9 +67,16 @@ def measure(report: Report) -> None:
                     how=f"it took {stock * 1000:.0f} ms, scaled up from {STOCK_SERIES:,} series",
                 )
             )
-        ten = _push(load, url, "gzip", exporters=10)
+        ten = _push(load, url, "gzip", 10)
     times = statistics.median(ten) / statistics.median(ours["gzip"])
     report.add(Figure(_GROUP, "ten exporters over one", times, "times", TIMES_ONE))
+    with backend("grpc") as url:
+        one, ten = (_push(load, url, "gzip", n, OTLP_GRPC) for n in (1, 10))
+    taken = [seconds * 1000 for seconds in one]
+    report.add(_figure("push, gRPC with gzip, CPU", taken, "ms", PUSH_MS))
+    times = statistics.median(ten) / statistics.median(one)
+    how = "no budget: the library compresses each message itself, for each exporter"
+    report.add(Figure(_GROUP, "ten exporters over one, gRPC", times, "times", how=how))
 
 
 def _encoding(load: Load) -> list[float]:
@@ -90,13 +98,16 @@ def _encoding(load: Load) -> list[float]:
     return taken
 
 
-def _push(load: Load, url: str, compression: str, exporters: int = 1) -> list[float]:
-    settings = OtlpHttpSettings.model_validate(
+def _push(
+    load: Load, url: str, compression: str, exporters: int = 1, component: Component = OTLP_HTTP
+) -> list[float]:
+    settings = component.Settings.model_validate(
         {"endpoint": url, "compression": compression, "interval": "200ms"}
     )
 
     def create(context: Context) -> Exporter:
-        return OtlpHttpExporter(settings, context, {})
+        made: Exporter = component.create(settings, context)
+        return made
 
     return pushed(load, create, exporters=exporters, rounds=ROUNDS)
 
