@@ -1,0 +1,86 @@
+"""Requests of remote write that are cut in two or rewritten keep all points and texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from retina_otel.encode import remote_write, remote_write_2
+from retina_otel.encode.remote_write_series import SeriesOptions
+from retina_otel.encode.remote_write_wire import (
+    as_version_1,
+    count_samples,
+    is_version_2,
+    split,
+)
+from retina_otel.encode.requests import Request
+from retina_otel.model.signals import Kind, Metric
+from retina_otel.testing.points import Point, point_block
+from retina_otel.testing.remote_write import V1, V2, TimeSeries, decode_body
+
+RESOURCE = {"service.name": "retina-otel", "k8s.node.name": "node-0"}
+ENCODERS = {V1: remote_write.encoder, V2: remote_write_2.encoder}
+VERSIONS = pytest.mark.parametrize("version", ENCODERS)
+TIMES: dict[str, Any] = {"start_ns": 1_790_000_000_123_456_789, "time_ns": 1_790_000_015 * 10**9}
+
+
+def request(version: str, n: int = 7) -> Request:
+    """n points of each of three metrics, one a histogram, one named as a histogram's sum is."""
+    histogram = Metric("h", Kind.HISTOGRAM, "s", "How long.", scope="a", boundaries=(1.0, 2.0))
+    blocks = [
+        point_block(
+            metric, [Point(k, {"pod": f"p{k}"}, buckets=buckets, **TIMES) for k in range(n)]
+        )
+        for metric, buckets in (
+            (Metric("m", Kind.COUNTER, "By", "What it is.", scope="a"), ()),
+            (histogram, (1, 2, 3)),
+            (Metric("other.sum", Kind.GAUGE, "", "", scope="a"), ()),
+        )
+    ]
+    (found,) = ENCODERS[version](SeriesOptions(RESOURCE)).requests(blocks, 1 << 20)
+    assert found.n_items == 3 * n
+    return found
+
+
+def points(series: tuple[TimeSeries, ...]) -> int:
+    return sum(each.name in ("m_bytes_total", "h_seconds_sum", "other_sum") for each in series)
+
+
+@VERSIONS
+def test_halves_hold_half_of_the_points_each_in_order_with_their_metadata(version: str) -> None:
+    whole = request(version)
+    original = decode_body(whole.body, version)
+    waiting = [(whole.body, whole.n_items)]
+    found: list[TimeSeries] = []
+    while waiting:
+        body, n_items = waiting.pop(0)
+        decoded = decode_body(body, version)
+        assert points(decoded.series) == n_items
+        assert {
+            family: decoded.metadata[family] == told
+            for family, told in original.metadata.items()
+            if any(each.name.startswith(family) for each in decoded.series)
+        } == dict.fromkeys(decoded.metadata, True)
+        halves = split(body)
+        if halves is None:
+            assert n_items == 1
+            found += decoded.series
+        else:
+            first, second = halves
+            waiting[:0] = [(first, n_items // 2), (second, n_items - n_items // 2)]
+    assert found == list(original.series)
+
+
+def test_a_request_of_version_2_can_be_written_as_one_of_version_1() -> None:
+    second = request(V2)
+    assert is_version_2(second.body)
+    assert not is_version_2(request(V1).body)
+    rewritten = as_version_1(second.body)
+    assert decode_body(rewritten, V1) == decode_body(request(V1).body, V1)
+    assert decode_body(rewritten, V1).n_samples == decode_body(second.body, V2).n_samples
+
+
+@VERSIONS
+def test_samples_are_counted(version: str) -> None:
+    assert count_samples(request(version).body) == 7 + 7 * 5 + 7 + 1
