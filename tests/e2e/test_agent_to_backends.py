@@ -37,7 +37,7 @@ receivers:
 processors:
   identity: {{}}
 exporters:
-  otlp_http/collector: {{endpoint: {collector}, interval: 1s, events_interval: 200ms}}
+  otlp_grpc: {{endpoint: "http://{collector}", interval: 1s, events_interval: 200ms}}
   otlp_http/prometheus: {{endpoint: {otlp}, interval: 1s}}
   otlp_http/loki: {{endpoint: {loki}, events_interval: 200ms}}
   prometheus: {{endpoint: "{scrape}"}}
@@ -49,12 +49,12 @@ service:
     metrics:
       receivers: [flows, drops]
       processors: [identity]
-      exporters: [otlp_http/collector, otlp_http/prometheus, prometheus]
+      exporters: [otlp_grpc, otlp_http/prometheus, prometheus]
       attributes: {{{drops}}}
     logs:
       receivers: [flows, drops]
       processors: [identity]
-      exporters: [otlp_http/collector, otlp_http/loki]
+      exporters: [otlp_grpc, otlp_http/loki]
       attributes:
         {drops}
         retina.flow: [source.k8s.pod.name, destination.k8s.pod.name, network.transport,
@@ -110,7 +110,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         config.write_text(
             CONFIG.format(
                 identity=lab.write_identity(config.with_name("identity.yaml")),
-                collector=collector.endpoint,
+                collector=collector.grpc_endpoint,
                 otlp=by_otlp.otlp_url,
                 loki=loki.otlp_url,
                 scrape=scrape,
