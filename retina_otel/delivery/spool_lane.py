@@ -103,6 +103,9 @@ class SpoolLane(Lane[Any]):
         if now >= self._send_ns:
             self._end_if_too_old()
             super().step()
+            if self._all_answered():
+                # At once: if the process dies now, nothing is sent twice.
+                self._settle()
             self._send_ns = self.due_ns
         self.due_ns = min(self._fill_ns, self._send_ns)
 
@@ -187,6 +190,12 @@ class SpoolLane(Lane[Any]):
             self._book(0, lost, lost.total())
             self._spool_lost = self._spool.lost.copy()
         self._report.on_disk(self._spool.n_bytes, self._spool.set_aside)
+
+    def _all_answered(self) -> bool:
+        return (
+            isinstance(self._export, _FromDisk)
+            and self._accepted + self._lost.total() == self._export.n_events
+        )
 
     def _end_if_too_old(self) -> None:
         if isinstance(self._export, _FromDisk) and self._spool.expired(self._export.spooled):

@@ -70,10 +70,9 @@ class Kit(ABC):
 
     port: int
 
+    @staticmethod
     @abstractmethod
-    def make(
-        self, port: int, scheme: str = "http", **settings: Any
-    ) -> Callable[[Context], Exporter]:
+    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
         """What makes the exporter, for a backend at a port of loopback."""
 
     @abstractmethod
@@ -91,6 +90,10 @@ class Kit(ABC):
     @abstractmethod
     def work(self) -> None:
         """From now on each request is taken."""
+
+    @abstractmethod
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Returns when it holds; asked after each request."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -124,6 +127,9 @@ class OtlpKit(Kit):
 
     has_events = True
     sink: OtlpSink | OtlpGrpcSink
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        self.sink.wait_for(condition, 20)
 
     def close(self) -> None:
         self.sink.close()
@@ -165,9 +171,8 @@ class OtlpHttpKit(OtlpKit):
         self.sink = OtlpSink()
         self.port = self.sink.port
 
-    def make(
-        self, port: int, scheme: str = "http", **settings: Any
-    ) -> Callable[[Context], Exporter]:
+    @staticmethod
+    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
         chosen = OtlpHttpSettings.model_validate(
             {"endpoint": f"{scheme}://127.0.0.1:{port}", "compression": "none", **settings}
         )
@@ -196,9 +201,8 @@ class OtlpGrpcKit(OtlpKit):
         self.sink = OtlpGrpcSink()
         self.port = self.sink.port
 
-    def make(
-        self, port: int, scheme: str = "http", **settings: Any
-    ) -> Callable[[Context], Exporter]:
+    @staticmethod
+    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
         chosen = OtlpGrpcSettings.model_validate(
             {"endpoint": f"{scheme}://127.0.0.1:{port}", "compression": "none", **settings}
         )
@@ -233,6 +237,5 @@ def _count(request: Any) -> int:
     )
 
 
-_KITS: tuple[type[Kit], ...] = (OtlpHttpKit, OtlpGrpcKit)
-KITS: dict[str, Callable[[], Kit]] = {kit.name: kit for kit in _KITS}
-WITH_EVENTS = [kit.name for kit in _KITS if kit.has_events]
+KITS: dict[str, type[Kit]] = {kit.name: kit for kit in (OtlpHttpKit, OtlpGrpcKit)}
+WITH_EVENTS = [name for name, kit in KITS.items() if kit.has_events]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retina_otel.component import Exporter
+from retina_otel.component import Clock, Exporter
 from retina_otel.delivery.sharing import Sharing
 from retina_otel.delivery.worker import Worker
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
@@ -47,14 +47,14 @@ class SteppedClock(ManualClock):
 class Source:
     """The ends of two pipelines, fed with known amounts, a tick at a time, on the clock given."""
 
-    def __init__(self, clock: SteppedClock, most_event_bytes: int = 4 << 20) -> None:
+    def __init__(self, clock: Clock, first_event: int = 0) -> None:
         endpoints = EndpointTable()
         self.accumulator = Accumulator(endpoints)
-        self.buffer = EventBuffer(endpoints, EventBufferSettings(max_bytes=most_event_bytes))
+        self.buffer = EventBuffer(endpoints, EventBufferSettings(max_bytes=4 << 20))
         self.truth: dict[str, int] = {}
         """What was added to each series so far."""
-        self.events = 0
-        """How many there were; they are numbered from 0."""
+        self.events = first_event
+        """The number of the next event."""
         self._clock = clock
         self._end_ns = clock.wall_ns()
 
@@ -165,6 +165,8 @@ class Relay:
     listener: socket.socket = field(init=False)
     cut_after: int | None = None
     """Each connection is reset once so many bytes went to the backend."""
+    at_cut: Callable[[], None] = lambda: None
+    """Called before that."""
     silent: bool = False
     """Takes connections and bytes, and never answers."""
     answers_lost: Callable[[], int] | None = None
@@ -240,6 +242,7 @@ class Relay:
                     sent += len(data)
                     if cut_after is not None and sent > cut_after:
                         backend.sendall(data[: max(0, len(data) - (sent - cut_after))])
+                        self.at_cut()
                         for end in client, backend:
                             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER)
                         break
