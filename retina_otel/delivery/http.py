@@ -22,7 +22,7 @@ from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.proxies import proxy_for
-from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Response, judge
+from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Judge, Response, judge
 from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.tls import TlsOptions
 from retina_otel.errors import ConfigError, RetinaError
@@ -86,11 +86,13 @@ class HttpSender:
         clock: Clock,
         user_agent: str,
         authorizer: Authorizer | None = None,
+        judge: Judge = judge,
     ) -> None:
         """Reads TLS files. Raises ConfigError if the target can't be used at all."""
         self.target = target
         self._clock = clock
         self._authorizer = authorizer
+        self._judge_answer = judge
         self._compressor = Compressor(target.compression)
         parts = urlsplit(target.url)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
@@ -146,7 +148,7 @@ class HttpSender:
         return outcome
 
     def _judge(self, response: Response) -> Outcome:
-        return judge(response, self.target.shown, self._clock.wall_ns())
+        return self._judge_answer(response, self.target.shown, self._clock.wall_ns())
 
     def _post(self, packed: Packed, timeout_s: float) -> Response:
         headers = self._headers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,10 @@ class Response:
 
     def header(self, name: str) -> str | None:
         return next((v for k, v in self.headers.items() if k.lower() == name.lower()), None)
+
+
+Judge = Callable[[Response, str, int], Outcome]
+"""Outcome of an answer, given the URL as it is shown and the wall time in ns."""
 
 
 def judge(response: Response, url: str, wall_ns: int) -> Outcome:
