@@ -11,6 +11,7 @@ import errno
 import socket
 import ssl
 import threading
+from collections.abc import Iterator
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -75,6 +76,22 @@ class Connections:
     def abort(self) -> None:
         with self._lock:
             self._aborted = True
+            _cut(self._socket)
+
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Cuts the open socket after a time, whatever came through it until then: a backend that
+        sends a byte now and then is as good as one that sends none."""
+        timer = threading.Timer(seconds, self._cut_now)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def _cut_now(self) -> None:
+        with self._lock:
             _cut(self._socket)
 
     def _opened(self, opened: socket.socket | None) -> None:

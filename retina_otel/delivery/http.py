@@ -121,21 +121,17 @@ class HttpSender:
         return Packed(data, encoding, n_items, len(body))
 
     def send(self, packed: Packed, timeout_s: float) -> Outcome:
-        """Posts a request. At most `timeout_s` for connecting and for each wait on the network."""
+        """Posts a request: connecting, sending and the answer, all within `timeout_s`."""
         deadline = time.monotonic() + timeout_s
         if self._compressor.outdated(packed.encoding):
             packed = self.pack(packed.body(), packed.n_items)
         try:
-            response = self._post(packed, timeout_s)
-            too_large = self._judge(response).result is Result.TOO_LARGE
-            if not too_large and self._compressor.answered(response.status, packed.encoding):
-                again = self.pack(packed.body(), packed.n_items)
-                response = self._post(again, max(0.1, deadline - time.monotonic()))
-                if response.status in {400, 415}:
-                    self._compressor.reconsider()
+            with self._connections.within(timeout_s):
+                response = self._post_readable(packed, deadline)
         except (HTTPError, HTTPException, OSError) as error:
             self._connections.reset()
-            outcome = explain(error, self.target.shown)
+            late = time.monotonic() >= deadline and not self._aborted.is_set()
+            outcome = explain(TimeoutError() if late else error, self.target.shown)
             note = self.target.tls.expiry_note() if self.target.url.startswith("https:") else ""
             return replace(outcome, message=f"{outcome.message} ({note})") if note else outcome
         except RetinaError as error:
@@ -146,6 +142,17 @@ class HttpSender:
             self._authorizer.refused()
             return replace(outcome, result=Result.RETRY)
         return outcome
+
+    def _post_readable(self, packed: Packed, deadline: float) -> Response:
+        """Posts, and once more in another encoding if the backend can't read this one."""
+        response = self._post(packed, deadline - time.monotonic())
+        too_large = self._judge(response).result is Result.TOO_LARGE
+        if not too_large and self._compressor.answered(response.status, packed.encoding):
+            again = self.pack(packed.body(), packed.n_items)
+            response = self._post(again, max(0.1, deadline - time.monotonic()))
+            if response.status in {400, 415}:
+                self._compressor.reconsider()
+        return response
 
     def _judge(self, response: Response) -> Outcome:
         return self._judge_answer(response, self.target.shown, self._clock.wall_ns())

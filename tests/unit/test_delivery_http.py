@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import socket
 import ssl
@@ -343,6 +344,25 @@ def test_a_server_that_speaks_no_http_is_a_retry(talking_nonsense: int) -> None:
 
 def test_a_backend_that_never_answers_is_a_retry_after_the_timeout(silent: int) -> None:
     outcome = send(f"http://127.0.0.1:{silent}/v1/metrics", timeout_s=0.2)
+    assert (outcome.result, outcome.reason) == (Result.RETRY, "timeout")
+
+
+def test_a_backend_that_sends_a_byte_now_and_then_is_a_timeout_all_the_same() -> None:
+    over = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=(listener,))
+        thread.start()
+        outcome = send(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/metrics", timeout_s=0.4)
+        over.set()
+        thread.join(10)
     assert (outcome.result, outcome.reason) == (Result.RETRY, "timeout")
 
 
