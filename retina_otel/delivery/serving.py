@@ -1,24 +1,22 @@
 """The HTTP server of what is asked of the agent, as scrapes and probes are.
 
-One thread accepts, and sleeps until somebody comes; each connection has its own while it lasts, and
-a bounded time. There is a bounded number of them. Nothing that a client does is printed.
+Each connection has a bounded time, and there is a bounded number of them. Nothing that a client
+does is printed.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-import threading
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any
 
 from pydantic import AfterValidator
 
 from retina_otel import __version__
+from retina_otel.delivery.bounded_server import BoundedServer
 from retina_otel.delivery.serving_access import ServerAccess
-
-_MOST_CONNECTIONS = 16
 
 
 def parse_address(text: str) -> tuple[str, int]:
@@ -42,12 +40,10 @@ ListenAddress = Annotated[str, AfterValidator(_address)]
 """Where to listen, in settings: checked with them, kept as it was written."""
 
 
-class Server(ThreadingHTTPServer):
-    """Listens from the moment it is made, answers between `start` and `stop`."""
+class Server(BoundedServer, HTTPServer):
+    """Answers over HTTP, or HTTPS."""
 
-    daemon_threads = True
     allow_reuse_address = True
-    block_on_close = False
     request_queue_size = 64  # with the default of 5 a sixth client waits a second for its SYN
 
     def __init__(
@@ -67,27 +63,12 @@ class Server(ThreadingHTTPServer):
         self.timeout_s = timeout_s
         self.logger = logger
         self.access = access
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
-        self._ending = False
-        self._thread: threading.Thread | None = None
         super().__init__((host, port), handler)
 
     @property
     def port(self) -> int:
         """The port in use, also where the address says 0."""
         return int(self.server_address[1])
-
-    def start(self, name: str) -> None:
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        """New connections are refused; those that are open may end by themselves."""
-        self._ending = True
-        self.socket.shutdown(socket.SHUT_RDWR)
-        if self._thread is not None:
-            self._thread.join()
-        self.server_close()
 
     def server_bind(self) -> None:
         # Not HTTPServer's: that asks DNS for this machine's name, which may take seconds.
@@ -98,32 +79,12 @@ class Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", self.server_address[1]
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            if self.access is not None:
-                # Here, because a client that is slow to shake hands must not keep others waiting.
-                request.settimeout(self.timeout_s)
-                request = self.access.wrap(request)
-            super().process_request_thread(request, client_address)
-        except OSError as error:
-            self.logger.debug("no connection with %s: %s", client_address[0], error)
-            self.shutdown_request(request)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        self.logger.debug("an answer broke off", exc_info=True)
-
-    def _serve(self) -> None:
-        """Not serve_forever, which wakes up twice a second to see whether it shall end."""
-        while not self._ending:
-            self.handle_request()
+    def welcome(self, connection: Any) -> Any:
+        if self.access is None:
+            return connection
+        # In the connection's thread, because a slow handshake must not keep others waiting.
+        connection.settimeout(self.timeout_s)
+        return self.access.wrap(connection)
 
 
 class Handler(BaseHTTPRequestHandler):

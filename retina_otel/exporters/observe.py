@@ -7,7 +7,6 @@ see who talks to whom: it is for the agent's own user and group only.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import socket
 import socketserver
@@ -16,7 +15,7 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pydantic import Field
 
@@ -27,6 +26,7 @@ from retina_otel.component import (
     PositiveDuration,
     Settings,
 )
+from retina_otel.delivery.bounded_server import BoundedServer
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.errors import ConfigError, RetinaError
 from retina_otel.observe.answers import Request, answer
@@ -37,7 +37,6 @@ from retina_otel.pipeline.points import EventsReader, MetricsReader
 
 _TAKE_BYTES = 1 << 20
 _LONGEST_REQUEST = 1 << 16
-_MOST_CLIENTS = 16
 _CLIENT_TIMEOUT_S = 10.0
 
 
@@ -70,7 +69,7 @@ class ObserveExporter:
         """Raises ConfigError if the socket can't be made."""
         self._readers, self._shed = events, [0] * len(events)
         self._server = _Server(self._settings.socket, self._context, self._history)
-        self._server.start(self._context.id)
+        self._server.start(f"{self._context.id} socket")
         self._thread = threading.Thread(target=self._run, name=self._context.id, daemon=True)
         self._thread.start()
 
@@ -101,19 +100,15 @@ class ObserveExporter:
                 self._report.settle("events", accepted=0, lost=Counter(shed=shed))
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = _MOST_CLIENTS
+class _Server(BoundedServer, socketserver.UnixStreamServer):
+    request_queue_size = 16
 
     def __init__(self, path: Path, context: Context, history: History) -> None:
         self.context = context
         self.history = history
         self.node = str(context.resource.get("k8s.node.name") or context.resource["host.name"])
-        self.over = False
+        self.logger = context.logger
         self._path = path
-        self._free = threading.BoundedSemaphore(_MOST_CLIENTS)
-        self._thread: threading.Thread | None = None
         key = f"exporters.{context.id}.socket"
         try:
             path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -131,45 +126,14 @@ class _Server(socketserver.ThreadingUnixStreamServer):
             )
         self._inode = os.stat(path).st_ino
 
-    def start(self, name: str) -> None:
-        self._thread = threading.Thread(target=self._serve, name=f"{name} socket", daemon=True)
-        self._thread.start()
-
     def stop(self) -> None:
-        self.over = True
-        self.socket.shutdown(socket.SHUT_RDWR)
-        if self._thread is not None:
-            self._thread.join()
-        self.server_close()
+        super().stop()
         try:
             # After a reload the next exporter listens there already.
             if os.stat(self._path).st_ino == self._inode:
                 os.unlink(self._path)
         except OSError as error:
             self.logger.debug("the socket was gone: %s", error)
-
-    @property
-    def logger(self) -> logging.Logger:
-        return self.context.logger
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        self.logger.debug("a client of the socket went away", exc_info=True)
-
-    def _serve(self) -> None:
-        while not self.over:
-            self.handle_request()
 
 
 class _Handler(socketserver.StreamRequestHandler):
@@ -184,7 +148,7 @@ class _Handler(socketserver.StreamRequestHandler):
                 history=server.history,
                 table=server.context.identity,
                 node=server.node,
-                over=lambda: server.over,
+                over=lambda: server.ending,
             )
             for line in lines:
                 self.wfile.write(json.dumps(line).encode() + b"\n")
