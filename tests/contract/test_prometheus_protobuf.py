@@ -130,6 +130,27 @@ def test_any_number_label_and_start_survives(data: st.DataObject) -> None:
     assert found == {text: (repr(value), at) for text, (value, at) in rows.items()}
 
 
+@pytest.mark.parametrize("openmetrics", [False, True])
+@given(data=st.data())
+@settings(deadline=None)
+def test_any_name_is_the_same_in_text_and_in_protobuf(
+    openmetrics: bool, data: st.DataObject
+) -> None:
+    texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), min_size=1, max_size=9)
+    words = texts.map("a{}".format)
+    names = data.draw(st.dictionaries(words, st.dictionaries(words, texts), min_size=1, max_size=4))
+    scope = data.draw(texts)
+    naming = Naming(
+        data.draw(st.sampled_from(TranslationStrategy)), data.draw(st.sampled_from(Escaping))
+    )
+    blocks = [
+        point_block(Metric(name, Kind.GAUGE, "", "", scope=scope), [Point(1, own=attributes)])
+        for name, attributes in names.items()
+    ]
+    in_text = of_text(render(blocks, RESOURCE, openmetrics, naming), openmetrics)
+    assert flat(samples(page(blocks, naming))) == in_text
+
+
 def test_without_points_the_page_is_the_target_or_nothing() -> None:
     assert [family.name for family in families(page([]))] == ["target_info"]
     assert b"".join(ProtobufRenderer({}).chunks([])) == b""
