@@ -16,7 +16,7 @@ def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
     """The proxy's URL for requests of a scheme ("http", "https") to a host; None for none."""
     if setting:
         return None if setting == DIRECT else setting
-    if host in {"localhost", "::1"} or host.startswith("127."):
+    if is_this_machine(host):
         return None
     if urllib.request.proxy_bypass_environment(host):  # type: ignore[attr-defined]
         return None
@@ -24,6 +24,11 @@ def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
     if not found:
         return None
     return found if "://" in found else f"http://{found}"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether a host of an endpoint is loopback, by its name alone."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def fault_of_proxy(url: str) -> str:

@@ -187,8 +187,13 @@ class OtlpExporter(ABC, Generic[S]):
     def shown(self, endpoint: str) -> str:
         """An endpoint without what may be secret in it."""
 
+    @abstractmethod
+    def in_the_clear(self, signal: str, endpoint: str) -> bool:
+        """Whether requests leave this machine unencrypted."""
+
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         self._warn_of_protocol()
+        self._warn_of_secrets()
         self._push.start(metrics, events)
 
     def stop(self, deadline_ns: int) -> None:
@@ -230,6 +235,19 @@ class OtlpExporter(ABC, Generic[S]):
 
     def _timeout_s(self, signal: str) -> float:
         return self.settings.timeout or self.environment(signal).timeout_s or _DEFAULT_TIMEOUT_S
+
+    def _warn_of_secrets(self) -> None:
+        clear = [
+            self.shown(endpoint)
+            for signal in self.senders
+            for endpoint in self.endpoints(signal)
+            if self._authorizer is not None and self.in_the_clear(signal, endpoint)
+        ]
+        if clear:
+            self.context.logger.warning(
+                "auth goes unencrypted to %s: whoever is on the way can read it. Use https://",
+                ", ".join(dict.fromkeys(clear)),
+            )
 
     def _warn_of_protocol(self) -> None:
         """An endpoint of the environment may be meant for another protocol, as gRPC's port is."""

@@ -13,7 +13,8 @@ from pydantic import Field
 from retina_otel.component import Component, ComponentKind
 from retina_otel.delivery.auth import Authorizer
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.grpc_endpoint import GrpcCompression
+from retina_otel.delivery.grpc_endpoint import GrpcCompression, GrpcEndpoint
+from retina_otel.delivery.proxies import is_this_machine
 from retina_otel.delivery.settings import GrpcAddress, GrpcTlsSettings, KeepaliveSettings
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
@@ -75,12 +76,15 @@ class OtlpGrpcExporter(OtlpExporter[OtlpGrpcSettings]):
     def shown(self, endpoint: str) -> str:
         return endpoint
 
+    def in_the_clear(self, signal: str, endpoint: str) -> bool:
+        parsed = GrpcEndpoint.parse(endpoint, insecure=self._insecure(signal))
+        return not parsed.tls and not is_this_machine(parsed.host)
+
     def sender(self, signal: str, endpoint: str, authorizer: Authorizer | None) -> GrpcSender:
         # Imported when one is made: grpc costs memory that agents without it need not pay.
         from retina_otel.delivery.grpc import LOGS_METHOD, METRICS_METHOD, GrpcSender, GrpcTarget
 
         settings, environment = self.settings, self.environment(signal)
-        insecure = settings.tls.insecure
         target = GrpcTarget(
             endpoint=endpoint,
             method=METRICS_METHOD if signal == "metrics" else LOGS_METHOD,
@@ -91,11 +95,15 @@ class OtlpGrpcExporter(OtlpExporter[OtlpGrpcSettings]):
                 cert_file=environment.client_certificate,
                 key_file=environment.client_key,
             ),
-            insecure=environment.insecure if insecure is None else insecure,
+            insecure=self._insecure(signal),
             keepalive=settings.keepalive.keepalive() if settings.keepalive else None,
             proxy_url=settings.proxy_url.get_secret_value(),
         )
         return GrpcSender(target, user_agent=USER_AGENT, authorizer=authorizer)
+
+    def _insecure(self, signal: str) -> bool:
+        own = self.settings.tls.insecure
+        return self.environment(signal).insecure if own is None else own
 
     def _compression_of_environment(self, signal: str) -> GrpcCompression:
         asked = self.environment(signal).compression or Compression.GZIP

@@ -7,6 +7,7 @@ delivered only when each of its requests was accepted or refused for good.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -15,6 +16,7 @@ from retina_otel.delivery.auth import Authorizer
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.environment import DEFAULT_ENDPOINT, signal_url
 from retina_otel.delivery.http import HttpSender, HttpTarget, shown_url
+from retina_otel.delivery.proxies import is_this_machine
 from retina_otel.delivery.settings import HttpUrl, OtlpCompression, TlsSettings
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
 from retina_otel.pipeline.points import EventsReader, MetricsReader
@@ -73,6 +75,10 @@ class OtlpHttpExporter(OtlpExporter[OtlpHttpSettings]):
 
     def shown(self, endpoint: str) -> str:
         return shown_url(endpoint)
+
+    def in_the_clear(self, signal: str, endpoint: str) -> bool:
+        parts = urlsplit(endpoint)
+        return parts.scheme == "http" and not is_this_machine(parts.hostname or "")
 
     def sender(self, signal: str, endpoint: str, authorizer: Authorizer | None) -> HttpSender:
         environment = self.environment(signal)

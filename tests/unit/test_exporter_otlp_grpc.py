@@ -349,3 +349,38 @@ def test_an_endpoint_of_the_environment_that_is_for_http_is_warned_about(
         "OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf, but otlp_grpc speaks grpc. Set its endpoint "
         "to a port that takes OTLP over gRPC, commonly 4317"
     ]
+
+
+@pytest.mark.parametrize(
+    ("grpc", "settings", "said"),
+    [
+        (True, {"endpoint": "http://c:4317"}, "http://c:4317"),
+        (True, {"endpoint": "c:4317", "tls": {"insecure": True}}, "c:4317"),
+        (True, {"endpoints": ["c:4317", "http://d:4317"]}, "http://d:4317"),
+        (True, {"endpoint": "http://localhost:4317"}, ""),
+        (True, {"endpoint": "unix:///run/c.sock"}, ""),
+        (False, {"endpoint": "http://c:4318"}, "http://c:4318/v1/metrics, http://c:4318/v1/logs"),
+        (False, {"endpoint": "https://c:4318"}, ""),
+        (False, {"endpoint": "http://127.0.0.1:4318"}, ""),
+    ],
+)
+def test_a_token_that_leaves_this_machine_unencrypted_is_warned_about(
+    grpc: bool,
+    settings: dict[str, Any],
+    said: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("hunter2")
+    auth = {"bearer": {"token_file": str(token)}}
+    made: OtlpGrpcExporter | OtlpHttpExporter
+    if grpc:
+        made = exporter({}, auth=auth, **settings)
+    else:
+        chosen = OtlpHttpSettings.model_validate({"auth": auth, **settings})
+        made = OtlpHttpExporter(chosen, Bench().context(), {})
+    made.start([], [])
+    made.stop(0)
+    expected = f"auth goes unencrypted to {said}: whoever is on the way can read it. Use https://"
+    assert [record.getMessage() for record in caplog.records] == ([expected] if said else [])
