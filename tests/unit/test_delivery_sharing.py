@@ -7,15 +7,19 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from retina_otel.component import ComponentKind, Context
+from retina_otel.config.load import Instance
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.http import HttpSender, HttpTarget
 from retina_otel.delivery.lane import LaneOptions
 from retina_otel.delivery.lanes import MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.push import Push
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.sender import Packed, PlainSender
 from retina_otel.delivery.sharing import Sharing
@@ -23,6 +27,7 @@ from retina_otel.encode.otlp import MetricsEncoder, Request
 from retina_otel.pipeline.once import Once
 from retina_otel.pipeline.points import MetricsExport, PointBlock, Temporality
 from retina_otel.testing.exporters import Bench, ManualClock, MetricsFeed, Source
+from tests.unit.agent_parts import Keep, Parts, Run, configuration, until
 from tests.unit.test_delivery_http import Server, serve
 
 S = 10**9
@@ -194,6 +199,48 @@ def test_readers_of_events_are_given_one_export_until_there_is_more() -> None:
     assert second is not None
     assert all_ is not None
     assert (second.n_events, all_.n_events) == (2, 5)
+
+
+def test_two_exporters_send_what_one_of_them_has_encoded() -> None:
+    source, counting, sharing = Source(), Counting(n=1), Sharing()
+    bench = Bench()
+    sent: list[str] = []
+
+    def push(name: str) -> Push:
+        def send(body: bytes, timeout_s: float) -> Outcome:
+            sent.append(name)
+            return Outcome(Result.ACCEPTED)
+
+        route = MetricsRoute(
+            encode=counting.encoder, sender=PlainSender(send), interval_s=0.01, shared="key"
+        )
+        return Push(replace(bench.context(), sharing=sharing), metrics=route)
+
+    pushes = {name: push(name) for name in ("one", "two")}
+    for name, each in pushes.items():
+        each.start([source.accumulator.reader(name)], [])
+    source.count(a=1)
+    until(lambda: len(sent) == 2, "both")
+    for each in pushes.values():
+        each.stop(bench.deadline_ns(5))
+    assert (sorted(sent), counting.made) == (["one", "two"], 1)
+
+
+def test_the_exporters_of_an_agent_share_before_and_after_a_reload(parts: Parts, run: Run) -> None:
+    given: list[Sharing] = []
+
+    def exporter(id_: str) -> Instance:
+        def make(context: Context) -> Keep:
+            given.append(context.sharing)
+            return Keep(id_, parts.story)
+
+        return parts.other(ComponentKind.EXPORTER, id_, make)
+
+    receiver = parts.receiver("count", [])
+    agent = run(configuration(receiver, exporter("one"), exporter("two")))
+    agent.reload(configuration(receiver, exporter("three")))
+    until(lambda: len(given) == 3, "the reload")
+    assert len(set(given)) == 1
 
 
 def test_an_export_goes_when_a_newer_snapshot_is_there_and_nobody_holds_it() -> None:
