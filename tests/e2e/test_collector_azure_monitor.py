@@ -1,4 +1,4 @@
-"""collector-config/gateway-azure-monitor.yaml: all but its exporter runs in the built Collector, and
+"""collector-config/gateway-azure-monitor.yaml: all but its exporter runs in the built Collector and
 hands it deltas and events as it wants them; its settings are those of its published schema."""
 
 from __future__ import annotations

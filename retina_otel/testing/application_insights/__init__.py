@@ -79,16 +79,17 @@ class ApplicationInsights:
         tls: ssl.SSLContext | None = None,
         key: str = KEY,
         namespace: Namespace | None = None,
+        port: int = 0,
     ) -> None:
-        """`key`: requests with envelopes of another instrumentation key get a 400. `namespace`: on
-        whose loopback it listens."""
+        """`key`: requests with envelopes of another instrumentation key get a 400; empty takes any.
+        `namespace`: on whose loopback it listens."""
         self.key = key
         self._changed = threading.Condition()
         self._received: list[Received] = []
         self._script: deque[Answer] = deque()
         self._always = Answer()
         self._unreadable: list[str] = []
-        self._server = _Server(self, namespace)
+        self._server = _Server(self, namespace, port)
         self._scheme = "https" if tls else "http"
         if tls is not None:
             self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
@@ -204,7 +205,7 @@ class ApplicationInsights:
             except (OSError, ValueError) as error:
                 self._unreadable.append(f"a body of {len(body)} bytes: {error}")
             answer = self._script.popleft() if self._script else self._always
-            if any(envelope.get("iKey") != self.key for envelope in envelopes):
+            if self.key and any(envelope.get("iKey") != self.key for envelope in envelopes):
                 answer = Answer(400, message=f"Invalid instrumentation key {self.key}")
             self._received.append(
                 Received(path, headers, len(body), tuple(envelopes), answer, time.monotonic())
@@ -234,8 +235,10 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
 
-    def __init__(self, endpoint: ApplicationInsights, namespace: Namespace | None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler, bind_and_activate=False)
+    def __init__(
+        self, endpoint: ApplicationInsights, namespace: Namespace | None, port: int
+    ) -> None:
+        super().__init__(("127.0.0.1", port), _Handler, bind_and_activate=False)
         if namespace is not None:
             self.socket.close()
             self.socket = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
