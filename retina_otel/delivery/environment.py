@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from urllib.parse import unquote
 
 from retina_otel.delivery.compression import Compression
@@ -107,26 +106,12 @@ class OtlpEnvironment:
         return self._find("CLIENT_KEY")[1]
 
 
-class TemporalityPreference(Enum):
-    """The specification's three words."""
-
-    CUMULATIVE = "cumulative"
-    DELTA = "delta"
-    LOWMEMORY = "lowmemory"
-
-    @property
-    def temporality(self) -> Temporality:
-        # `lowmemory` is delta for synchronous instruments only; what the kernel counts is of the
-        # asynchronous kind, which stays cumulative under it.
-        return Temporality.DELTA if self is self.DELTA else Temporality.CUMULATIVE
-
-
-def temporality_preference(variables: Mapping[str, str]) -> TemporalityPreference:
+def temporality_preference(variables: Mapping[str, str]) -> Temporality:
     """Raises ConfigError for a word that is none."""
     name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
     value = variables.get(name, "").strip()
     try:
-        return TemporalityPreference(value.lower() or "cumulative")
+        return Temporality(value.lower() or "cumulative")
     except ValueError:
         raise ConfigError(f"{name} is {value!r}", "Use cumulative, delta or lowmemory") from None
 

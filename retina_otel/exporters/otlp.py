@@ -18,7 +18,6 @@ from retina_otel.component import ByteSize, Context, PositiveDuration, Settings
 from retina_otel.delivery.auth import Authorizer
 from retina_otel.delivery.environment import (
     OtlpEnvironment,
-    TemporalityPreference,
     milliseconds,
     temporality_preference,
 )
@@ -28,7 +27,7 @@ from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push, Sender
 from retina_otel.delivery.settings import AuthSettings, ProxyUrl, RetrySettings
 from retina_otel.delivery.spool_settings import SpoolSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
-from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel
+from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
 
 USER_AGENT = f"retina-otel/{__version__}"
 _DEFAULT_INTERVAL_S = 15.0
@@ -69,10 +68,10 @@ class OtlpSettings(Settings):
     events_interval: PositiveDuration = Field(default="1s", validate_default=True)
     """Longest time that an event waits before it is sent."""
 
-    temporality: TemporalityPreference | None = None
-    """`cumulative` (an outage loses no counts) or `delta` (for backends that want it; sent at least
-    once; current amounts stay cumulative). `lowmemory` is cumulative here: it means delta for what
-    an application counts itself, not for what is read from a kernel. Not set:
+    temporality: Temporality | None = None
+    """`cumulative` (an outage loses no counts), `delta` (for backends that want it; sent at least
+    once), or `lowmemory` (delta for histograms only: counters that are read from a kernel stay
+    cumulative). Current amounts are never deltas. Not set:
     OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE, else cumulative."""
 
     resource_model: ResourceModel = ResourceModel.FLAT
@@ -128,8 +127,7 @@ class OtlpExporter(ABC, Generic[S]):
         self.context = context
         self._variables = variables
         self._authorizer = settings.auth.authorizer()
-        preference = settings.temporality or temporality_preference(variables)
-        self.temporality = preference.temporality
+        self.temporality = settings.temporality or temporality_preference(variables)
         """What readers of metrics must be made with."""
         name = "OTEL_METRIC_EXPORT_INTERVAL"
         self.interval_s = (

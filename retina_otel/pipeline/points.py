@@ -23,8 +23,18 @@ from retina_otel.pipeline.once import Once
 
 
 class Temporality(Enum):
+    """What a point adds up since: points are one of the first two, readers any.
+
+    Amounts and gauges are what they are now for all; UPDOWN is never a delta.
+    """
+
     CUMULATIVE = "cumulative"
+    """Since the series began."""
     DELTA = "delta"
+    """Counters and histograms since the last point that was delivered."""
+    LOWMEMORY = "lowmemory"
+    """Only histograms, as OpenTelemetry has it: counters that are read from elsewhere, as from a
+    kernel, stay cumulative."""
 
 
 class ResourceModel(Enum):

@@ -26,6 +26,12 @@ from retina_otel.pipeline.snapshots import LIVE, Snapshot, TableSnapshot
 
 _MS = 1_000_000
 
+_DELTA_KINDS = {
+    Temporality.CUMULATIVE: (),
+    Temporality.DELTA: (Kind.COUNTER, Kind.HISTOGRAM),
+    Temporality.LOWMEMORY: (Kind.HISTOGRAM,),
+}
+
 _Rows = npt.NDArray[np.int64]
 
 
@@ -60,7 +66,7 @@ class SnapshotReader:
         """Number of the snapshot whose set ids somebody may be reading."""
         self._lock = lock
         self._newest = newest
-        self._delta = temporality is Temporality.DELTA
+        self._delta = _DELTA_KINDS[temporality]
         self._zero_points = zero_points
         self._stale_markers = stale_markers
         self._acknowledged = 0
@@ -130,7 +136,7 @@ class SnapshotReader:
             temporality = Temporality.CUMULATIVE
             values = column.values
             shown = due & column.present
-            if metric.kind in (Kind.COUNTER, Kind.HISTOGRAM) and self._delta:
+            if metric.kind in self._delta:
                 temporality = Temporality.DELTA
                 values = self._since_acknowledged(metric, table, values)
                 shown &= _not_zero(values)

@@ -313,8 +313,8 @@ def test_settings_of_a_wrong_kind_are_refused(settings: dict[str, Any]) -> None:
 def test_temporality_knows_the_three_words() -> None:
     name = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
     found = [exporter({name: word}).temporality for word in ("Cumulative", "delta", "LOWMEMORY")]
-    assert found == [Temporality.CUMULATIVE, Temporality.DELTA, Temporality.CUMULATIVE]
-    assert exporter({name: "delta"}, temporality="lowmemory").temporality is Temporality.CUMULATIVE
+    assert found == [Temporality.CUMULATIVE, Temporality.DELTA, Temporality.LOWMEMORY]
+    assert exporter({name: "delta"}, temporality="lowmemory").temporality is Temporality.LOWMEMORY
 
 
 def test_settings_do_not_show_their_secrets() -> None:

@@ -280,6 +280,22 @@ def test_deltas_of_histograms_and_amounts_that_are_none() -> None:
     ]
 
 
+def test_low_memory_means_deltas_of_histograms_and_sums_of_counters() -> None:
+    bench = Bench()
+    reader = bench.accumulator.reader("x", temporality=Temporality.LOWMEMORY, zero_points=False)
+    for _ in range(2):
+        bench.accumulator.add(batch(window(bench.number), ["a"], [3], IO))
+        bench.tick(LATENCY, a=2)
+        export = reader.take()
+        assert export is not None
+        reader.acknowledge(export)
+    assert listed(export) == [("a", "value", 0, 2000, 6), ("a", "value", 1000, 2000, ([2, 2], 2.0))]
+    assert [(block.metric.name, block.temporality) for block in export.blocks] == [
+        (IO.name, Temporality.CUMULATIVE),
+        (LATENCY.name, Temporality.DELTA),
+    ]
+
+
 @pytest.mark.parametrize("temporality", list(Temporality))
 def test_ending_all_gives_final_values(temporality: Temporality) -> None:
     bench = Bench()
