@@ -51,10 +51,11 @@ def label_text(pairs: Mapping[str, str]) -> bytes:
 
 
 def label_pairs(pairs: Mapping[str, str]) -> bytes:
-    """Each label as field 1, a LabelPair, of a protobuf Metric."""
+    """Each label as field 1, a LabelPair, of a protobuf Metric. An empty one is none."""
     return b"".join(
         protobuf.delimited(1, protobuf.string(1, name) + protobuf.string(2, value))
         for name, value in pairs.items()
+        if value
     )
 
 

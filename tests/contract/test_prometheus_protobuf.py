@@ -38,7 +38,7 @@ def page(blocks: Iterable[PointBlock], naming: Naming | None = None) -> bytes:
 def flat(found: Iterable[Sample]) -> Flat:
     out: Flat = {}
     for sample in found:
-        key = (sample.name, frozenset(sample.labels.items()))
+        key = (sample.name, frozenset(pair for pair in sample.labels.items() if pair[1]))
         assert key not in out
         out[key] = repr(float(sample.value))
     return out
@@ -72,6 +72,7 @@ def world() -> list[PointBlock]:
             [Point(0.5, ends[0], own={"straße": "é", "a-b": "1"}), Point(math.nan, ends[1])],
         ),
         point_block(Metric("up", Kind.UPDOWN, "1", "", scope=SCOPE), [Point(-3)]),
+        point_block(Metric("bare", Kind.GAUGE, "", ""), [Point(1), Point(2, own={"a": "b"})]),
         point_block(
             Metric("rtt", Kind.HISTOGRAM, "s", "Time.", scope=SCOPE, boundaries=(0.5, 2.0)),
             [
@@ -104,6 +105,7 @@ def test_families_have_their_type_help_and_unit_and_series_their_start() -> None
         "retina_flow_io_bytes_total": ("counter", "Bytes.", "bytes", 400),
         "gr_e_7_ratio": ("gauge", "Size.", "ratio", 2),
         "up": ("gauge", "", "", 1),
+        "bare": ("gauge", "", "", 2),
         "rtt_seconds": ("histogram", "Time.", "seconds", 2),
     }
     counters = found["retina_flow_io_bytes_total"].series
