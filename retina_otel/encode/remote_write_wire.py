@@ -125,7 +125,8 @@ def _label(payload: bytes) -> tuple[bytes, bytes]:
 
 def _series_2(payload: bytes, field: bytes, symbols: Sequence[bytes]) -> _Series:
     references: list[int] = []
-    sample, kind, told = b"", 0, {3: 0, 4: 0}
+    sample = b""
+    told = {1: 0, 3: 0, 4: 0}
     for number, inner, _ in _fields(payload):
         if number == 1:
             position = 0
@@ -135,12 +136,11 @@ def _series_2(payload: bytes, field: bytes, symbols: Sequence[bytes]) -> _Series
         elif number == 2:
             sample = inner
         else:
-            for name, _, varint in _fields(inner):
-                value, _ = _varint(varint, 1)
-                kind, told = (value, told) if name == 1 else (kind, {**told, name: value})
+            told |= {each: _varint(whole, 1)[0] for each, _, whole in _fields(inner)}
     labels = {symbols[references[at]]: references[at + 1] for at in range(0, len(references), 2)}
     name = symbols[labels[b"__name__"]]
-    return _Series(name, b"le" in labels, field, [*references, told[3], told[4]], sample, kind)
+    references += [told[3], told[4]]
+    return _Series(name, b"le" in labels, field, references, sample, told[1])
 
 
 def _request_1(series: Sequence[_Series], metadata: dict[bytes, bytes]) -> bytes:
