@@ -79,7 +79,7 @@ def metrics(draw: st.DrawFn) -> tuple[Metric, Temporality, list[Point]]:
     )
     return (
         metric,
-        draw(st.sampled_from(Temporality)),
+        draw(st.sampled_from((Temporality.CUMULATIVE, Temporality.DELTA))),
         draw(points(kind, integer, len(metric.boundaries) + 1)),
     )
 
