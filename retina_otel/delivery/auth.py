@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.watched import SecretFile
+from retina_otel.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,13 @@ class _Bearer:
         self._token = token
 
     def headers(self, request: Request) -> dict[str, str]:
-        return {"Authorization": f"Bearer {self._token.text()}"}
+        token = self._token.text()
+        if not token.isascii():
+            raise ConfigError(
+                "the file of auth.bearer.token_file holds more than ASCII",
+                "A token is of letters, digits and - . _ ~ + / =",
+            )
+        return {"Authorization": f"Bearer {token}"}
 
     def refused(self) -> None:
         self._token.read_again()

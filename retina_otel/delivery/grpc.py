@@ -106,7 +106,9 @@ class GrpcSender:
         except grpc.RpcError as error:
             return self._failed(error)
         except ValueError:
-            # The channel was closed by `abort` before the call began.
+            if not self._aborted:
+                raise
+            # The channel was closed before the call began.
             return Outcome(Result.RETRY, "aborted", f"{shown}: the exporter is stopping")
         try:
             return accepted(*partial_success(answer))
@@ -229,5 +231,11 @@ def _credentials(tls: TlsOptions) -> grpc.ChannelCredentials:
 def _read(path: str) -> bytes | None:
     if not path:
         return None
-    with Path(path).open("rb") as file:
-        return file.read(_LARGEST_PEM)
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(_LARGEST_PEM)
+    except OSError as error:
+        raise ConfigError(
+            f"{path} can't be read: {error.strerror}",
+            "Check the path under tls and that the agent may read the file",
+        ) from error

@@ -47,7 +47,7 @@ class HttpTarget:
                 "Write an endpoint as http://host:4318 or https://host:4318",
             )
         for name, value in self.headers.items():
-            if not name.isascii() or any(c in name + value for c in "\r\n\0") or not name.strip():
+            if not (name.isascii() and name.strip() and fits_a_header(name + value)):
                 raise ConfigError(
                     f"the header {name!r} can't be sent", "Headers are one line of text each"
                 )
@@ -55,6 +55,14 @@ class HttpTarget:
     @property
     def shown(self) -> str:
         return shown_url(self.url)
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether a text can stand in a header: in Latin-1, and without the ends of lines."""
+    try:
+        return not set(text.encode("latin-1")) & set(b"\r\n\0")
+    except UnicodeEncodeError:
+        return False
 
 
 def shown_url(url: str) -> str:

@@ -78,6 +78,19 @@ def test_a_token_that_goes_and_comes_back_is_an_error_only_in_between(tmp_path: 
     assert sent(authorizer) == {"Authorization": "Bearer second"}
 
 
+def test_a_token_of_other_letters_than_headers_have_is_an_error_until_it_is_replaced(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "token"
+    path.write_text("hunter\u20ac")
+    authorizer = bearer(path)
+    with pytest.raises(ConfigError, match=r"auth\.bearer\.token_file") as error:
+        sent(authorizer)
+    assert "hunter" not in str(error.value)
+    path.write_text("plain")
+    assert sent(authorizer) == {"Authorization": "Bearer plain"}
+
+
 def test_user_and_password_are_sent_as_basic(tmp_path: Path) -> None:
     path = tmp_path / "password"
     path.write_text("correct horse\n")
