@@ -270,7 +270,7 @@ def test_a_delta_is_not_sent_twice_when_only_a_part_arrived(temporality: Tempora
     rig.metrics.publish(2, [block(11, 12, 13, 14, 15, 16, 17)])
     rig.run(lane, 290)
     first = backend.values()[0]
-    if temporality is Temporality.DELTA:
+    if temporality is not Temporality.CUMULATIVE:
         assert backend.all_values()[:7] == [1, 2, 3, 4, 5, 6, 7]
         assert rig.metrics.acknowledged == [1, 2]
     else:
