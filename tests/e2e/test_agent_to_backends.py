@@ -40,6 +40,8 @@ exporters:
   otlp_grpc: {{endpoint: "http://{collector}", interval: 1s, events_interval: 200ms}}
   otlp_http/prometheus: {{endpoint: {otlp}, interval: 1s}}
   otlp_http/loki: {{endpoint: {loki}, events_interval: 200ms}}
+  prometheus_remote_write/1: {{endpoint: {first}, protocol: "1.0", interval: 1s}}
+  prometheus_remote_write/2: {{endpoint: {second}, protocol: "2.0", interval: 1s}}
   prometheus: {{endpoint: "{scrape}"}}
 service:
   interval: 500ms
@@ -49,7 +51,8 @@ service:
     metrics:
       receivers: [flows, drops]
       processors: [identity]
-      exporters: [otlp_grpc, otlp_http/prometheus, prometheus]
+      exporters: [otlp_grpc, otlp_http/prometheus, prometheus,
+                  prometheus_remote_write/1, prometheus_remote_write/2]
       attributes: {{{drops}}}
     logs:
       receivers: [flows, drops]
@@ -93,6 +96,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         node = {"namespace": lab.node}
         by_collector = Prometheus(folder("collector"), otlp=False, **node)
         by_otlp = Prometheus(folder("otlp"), remote_write=False, **node)
+        by_write_1 = Prometheus(folder("write-1"), otlp=False, **node)
+        by_write_2 = Prometheus(folder("write-2"), otlp=False, **node)
         by_scrape = Prometheus(
             folder("scrape"), remote_write=False, otlp=False, scrape=[job(scrape)], **node
         )
@@ -113,6 +118,8 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                 collector=collector.grpc_endpoint,
                 otlp=by_otlp.otlp_url,
                 loki=loki.otlp_url,
+                first=by_write_1.remote_write_url,
+                second=by_write_2.remote_write_url,
                 scrape=scrape,
                 node=NODE,
                 cluster=CLUSTER,
@@ -120,7 +127,14 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
             )
         )
         agent = Agent(lab.node, config)
-        with running(collector, by_collector, by_otlp, by_scrape, loki):
+        ways = {
+            "collector": by_collector,
+            "otlp": by_otlp,
+            "remote write 1": by_write_1,
+            "remote write 2": by_write_2,
+            "scrape": by_scrape,
+        }
+        with running(collector, *ways.values(), loki):
             try:
                 agent.start()
                 truth, lost = traffic(lab)
@@ -132,7 +146,6 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
                     "a scrape of the whole truth",
                 )
                 assert agent.stop() == 0
-                ways = {"collector": by_collector, "otlp": by_otlp, "scrape": by_scrape}
                 chain = Chain(truth, lost, blocked_port(lab), ways, loki, collector)
                 # A queue on disk is not emptied by a stop.
                 wait_until(
@@ -221,8 +234,9 @@ def lines(loki: Loki, chosen: str) -> list[dict[str, Any]]:
     ]
 
 
-WAYS = pytest.mark.parametrize("way", ["collector", "otlp", "scrape"])
-PUSHED = pytest.mark.parametrize("way", ["collector", "otlp"])
+PUSHED_WAYS = ["collector", "otlp", "remote write 1", "remote write 2"]
+PUSHED = pytest.mark.parametrize("way", PUSHED_WAYS)
+WAYS = pytest.mark.parametrize("way", [*PUSHED_WAYS, "scrape"])
 
 
 @WAYS
