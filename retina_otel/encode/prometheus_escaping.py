@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from retina_otel.encode.prometheus_names import (
@@ -21,6 +21,8 @@ from retina_otel.model.signals import Metric
 
 _CLASSIC_METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _CLASSIC_LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_MOST_LABELS = 4096
+"""Kept by one naming: there are few keys, unless a third party makes them of data."""
 
 
 class Escaping(Enum):
@@ -66,6 +68,7 @@ class Naming:
 
     strategy: TranslationStrategy = DEFAULT_STRATEGY
     escaping: Escaping = Escaping.UNDERSCORES
+    _labels: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.strategy.escapes:
@@ -78,9 +81,10 @@ class Naming:
 
     def label(self, key: str) -> str:
         """The label of an attribute; empty if it can have none."""
-        return _label(self, key)
-
-
-@functools.lru_cache(maxsize=4096)
-def _label(naming: Naming, key: str) -> str:
-    return naming.escaping.apply(label_name(key, naming.strategy), label=True)
+        known = self._labels.get(key)
+        if known is None:
+            if len(self._labels) >= _MOST_LABELS:
+                self._labels.clear()
+            known = self.escaping.apply(label_name(key, self.strategy), label=True)
+            self._labels[key] = known
+        return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from itertools import combinations
 from operator import itemgetter
@@ -26,7 +27,12 @@ Blob = Callable[[Mapping[str, str]], bytes]
 
 def labels(pairs: AttributeSet, strategy: TranslationStrategy = DEFAULT_STRATEGY) -> dict[str, str]:
     """Labels of attributes that nobody wants escaped, see `named_labels`."""
-    return named_labels(pairs, Naming(strategy, Escaping.ALLOW_UTF8))
+    return named_labels(pairs, _unescaped(strategy))
+
+
+@functools.cache
+def _unescaped(strategy: TranslationStrategy) -> Naming:
+    return Naming(strategy, Escaping.ALLOW_UTF8)
 
 
 def named_labels(pairs: AttributeSet, naming: Naming) -> dict[str, str]:
@@ -53,7 +59,7 @@ def label_text(pairs: Mapping[str, str]) -> bytes:
 def label_pairs(pairs: Mapping[str, str]) -> bytes:
     """Each label as field 1, a LabelPair, of a protobuf Metric. An empty one is none."""
     return b"".join(
-        protobuf.delimited(1, protobuf.string(1, name) + protobuf.string(2, value))
+        protobuf.delimited(1, _name_field(name) + protobuf.string(2, value))
         for name, value in pairs.items()
         if value
     )
@@ -62,6 +68,11 @@ def label_pairs(pairs: Mapping[str, str]) -> bytes:
 def quoted(name: str, *, label: bool = False) -> str:
     """A name of the classic character set as it is, any other in quotes."""
     return name if is_classic(name, label=label) else f'"{escaped(name)}"'
+
+
+@functools.lru_cache(maxsize=4096)
+def _name_field(name: str) -> bytes:
+    return protobuf.string(1, name)
 
 
 class LabelTable(SetTable):
