@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pydantic import Field, model_validator
 
+from retina_otel.delivery.azure_identity import AzureAdSettings
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.watched import SecretFile
 from retina_otel.errors import ConfigError
@@ -71,6 +72,8 @@ class AuthSettings(StrictSettings):
     """A token from a file."""
     basic: BasicSettings | None = None
     """A user name, and a password from a file."""
+    azure_ad: AzureAdSettings | None = None
+    """A token of Microsoft Entra ID, as an Azure Monitor workspace wants it."""
 
     @model_validator(mode="after")
     def _one_way(self) -> AuthSettings:

@@ -7,10 +7,16 @@ shortly before they end. azure-identity is an extra, imported when a credential 
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from retina_otel.delivery.strict import StrictSettings
-from retina_otel.errors import ConfigError
+from retina_otel.errors import ConfigError, DeliveryError
+
+if TYPE_CHECKING:
+    from retina_otel.delivery.auth import Authorizer, Request
+
+NO_TOKEN = "Check auth.azure_ad: whether that identity exists here and may be used by this pod"
+_AZURE_MONITOR = "https://monitor.azure.com/"
 
 
 class Identity(Enum):
@@ -37,6 +43,15 @@ class AzureAdSettings(StrictSettings):
     tenant_id: str = ""
     """Entra tenant of a workload identity. Empty: AZURE_TENANT_ID."""
 
+    audience: str = ""
+    """What the tokens are for. Empty: Azure Monitor of the public cloud, or of the one that a
+    connection string names. In China https://monitor.azure.cn/, for the US government
+    https://monitor.azure.us/."""
+
+    def authorizer(self) -> Authorizer:
+        """Raises ConfigError if the credential can't be made here."""
+        return _Entra(self.credential(), f"{self.audience or _AZURE_MONITOR}/.default")
+
     def credential(self) -> Any:
         """An azure.core TokenCredential. Raises ConfigError if it can't be made here."""
         try:
@@ -50,9 +65,7 @@ class AzureAdSettings(StrictSettings):
             if self.identity is Identity.MANAGED:
                 return identity.ManagedIdentityCredential(client_id=client_id)
             if self.identity is Identity.WORKLOAD:
-                return identity.WorkloadIdentityCredential(
-                    client_id=client_id, tenant_id=tenant_id
-                )
+                return identity.WorkloadIdentityCredential(client_id=client_id, tenant_id=tenant_id)
         except ValueError as error:
             raise ConfigError(
                 f"azure_ad.identity is {self.identity.value}, which is not to be had here: {error}",
@@ -63,3 +76,24 @@ class AzureAdSettings(StrictSettings):
             "workload_identity_tenant_id": self.tenant_id,
         }
         return identity.DefaultAzureCredential(**{k: v for k, v in found.items() if v})
+
+
+class _Entra:
+    """Gets a token when there is none, or shortly before the last one ends."""
+
+    def __init__(self, credential: Any, scope: str) -> None:
+        self._credential = credential
+        self._scope = scope
+
+    def headers(self, request: Request) -> dict[str, str]:
+        from azure.core.exceptions import AzureError
+
+        try:
+            token = self._credential.get_token(self._scope).token
+        except AzureError as error:
+            said = str(error).partition("\n")[0].strip()
+            raise DeliveryError(f"Entra gives no token: {said}", NO_TOKEN) from error
+        return {"Authorization": f"Bearer {token}"}
+
+    def refused(self) -> None:
+        """Entra's tokens are good until their end: a role that is missing is given meanwhile."""

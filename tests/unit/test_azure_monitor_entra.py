@@ -16,6 +16,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 
+from retina_otel.delivery.auth import AuthSettings, Request
+from retina_otel.errors import DeliveryError
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.testing.application_insights import Answer, ApplicationInsights
 from retina_otel.testing.exporters import METRIC, Bench, Source
@@ -150,7 +152,7 @@ def test_without_a_token_nothing_is_sent_and_nothing_is_lost(
     assert sum(azure.sums(METRIC.name).values()) == 12
     ledger = bench.ledger.report()
     assert (ledger.difference, ledger.lost) == (0, {})
-    assert ledger.exports["points"].request_failures.keys() == {"credential"}
+    assert ledger.exports["points"].request_failures.keys() == {"credentials"}
 
 
 def test_a_role_that_is_given_late_costs_nothing(
@@ -175,3 +177,19 @@ def test_a_token_is_never_sent_without_tls(identity: Identity, ca_file: Path) ->
         exporter.stop(bench.deadline_ns(0.5))
         assert plain.received == []
         assert "non-TLS" in bench.reasons[0]
+
+
+def test_other_exporters_send_the_same_token(identity: Identity) -> None:
+    settings = AuthSettings.model_validate({"azure_ad": {"identity": "managed_identity"}})
+    authorizer = settings.authorizer()
+    assert authorizer is not None
+    request = Request("POST", "https://workspace", {}, b"")
+    identity.refuses = True
+    with pytest.raises(DeliveryError, match="Entra gives no token"):
+        authorizer.headers(request)
+    identity.refuses = False
+    for _ in range(2):
+        assert authorizer.headers(request) == {"Authorization": "Bearer token-2"}
+    assert [query["resource"] for _, query in identity.asked] == [
+        ["https://monitor.azure.com/"]
+    ] * 2

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from pydantic import Field, SecretStr
 
@@ -102,6 +103,8 @@ class AzureMonitorExporter:
                 "Install retina-otel[azure]",
             ) from error
         azure_ad = settings.auth.azure_ad
+        if azure_ad is not None and azure_ad.audience:
+            target = replace(target, audience=azure_ad.audience)
         sender = IngestionSender(
             target,
             clock=context.clock,

@@ -18,6 +18,7 @@ from azure.core.exceptions import AzureError
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
 from urllib3.exceptions import HTTPError
 
+from retina_otel.delivery.azure_identity import NO_TOKEN
 from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
 from retina_otel.delivery.outcome import Clock, Outcome, Result
@@ -110,9 +111,9 @@ class IngestionSender:
         said = str(refusal).partition("\n")[0].strip() or "no token"
         return Outcome(
             Result.RETRY,
-            "credential",
+            "credentials",
             f"{self.shown}: not sent, for Entra gives no token: {said}",
-            "Check auth.azure_ad: whether that identity exists here and may be used by this pod",
+            NO_TOKEN,
         )
 
 
