@@ -6,6 +6,7 @@ from then on. How many samples a backend says it has written is believed.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -50,6 +51,8 @@ class Wire:
     is_version_2: Callable[[bytes], bool]
     as_version_1: Callable[[bytes], bytes] | None
     """None: what is sent can't be said in version 1.0."""
+    without_zero_points: Callable[[bytes], tuple[bytes, int] | None]
+    """Of version 1.0, with the number of points that are missing; None if none would be."""
 
 
 class RemoteWriteSender:
@@ -71,7 +74,11 @@ class RemoteWriteSender:
             headers = {**target.headers, VERSION_HEADER: version.version_header}
             own = replace(target, headers=headers, content_type=version.content_type)
             return HttpSender(
-                own, clock=clock, user_agent=user_agent, authorizer=authorizer, judge=self._judge
+                own,
+                clock=clock,
+                user_agent=user_agent,
+                authorizer=authorizer,
+                judge=functools.partial(self._judge, version),
             )
 
         self._wire = wire
@@ -94,7 +101,7 @@ class RemoteWriteSender:
 
     def send(self, packed: Packed, timeout_s: float) -> Outcome:
         if self.protocol is Protocol.V1:
-            return self._send(Protocol.V1, self._in_version_1(packed), timeout_s)
+            return self._send_version_1(self._in_version_1(packed), timeout_s)
         outcome = self._send(Protocol.V2, packed, timeout_s)
         if self._known or self._answer is None:
             return outcome
@@ -114,7 +121,7 @@ class RemoteWriteSender:
                 f"{self.target.shown}: takes no remote write 2.0",
                 "Set translation_strategy to one that escapes, and protocol to 1.0",
             )
-        outcome = self._send(Protocol.V1, self._in_version_1(packed), timeout_s)
+        outcome = self._send_version_1(self._in_version_1(packed), timeout_s)
         if outcome.result is not Result.ACCEPTED:
             also = outcome.result is Result.REFUSED and refused.result is Result.REFUSED
             return refused if also else outcome
@@ -125,6 +132,23 @@ class RemoteWriteSender:
             message=outcome.message or f"{self.target.shown}: takes remote write 1.0 only",
             remedy="Set protocol to 1.0: to write 2.0 first and then 1.0 costs CPU",
         )
+
+    def _send_version_1(self, packed: Packed, timeout_s: float) -> Outcome:
+        """Prometheus takes nothing of a request of 1.0 in which one sample is older than what it
+        has: so are the zeros at a series' start when a request comes again whose answer was lost.
+        Without them the rest is another request, which may pass."""
+        outcome = self._send(Protocol.V1, packed, timeout_s)
+        if self._answer is None or self._answer.status != 400:
+            return outcome
+        rest = self._wire.without_zero_points(packed.body())
+        if rest is None:
+            return outcome
+        body, missing = rest
+        n_items = packed.n_items - missing
+        second = self._send(Protocol.V1, self._senders[Protocol.V1].pack(body, n_items), timeout_s)
+        if second.result is not Result.ACCEPTED:
+            return outcome if second.result is Result.REFUSED else second
+        return replace(outcome, result=Result.ACCEPTED, reason="partial_write", rejected=missing)
 
     def _send(self, version: Protocol, packed: Packed, timeout_s: float) -> Outcome:
         self._sending, self._answer = packed, None
@@ -138,13 +162,14 @@ class RemoteWriteSender:
             return packed
         return self._senders[Protocol.V1].pack(self._wire.as_version_1(body), packed.n_items)
 
-    def _judge(self, response: Response, url: str, wall_ns: int) -> Outcome:
+    def _judge(self, version: Protocol, response: Response, url: str, wall_ns: int) -> Outcome:
         assert self._sending is not None
         self._answer = response
         status, packed = response.status, self._sending
         said = one_line(response.body.decode(errors="replace"))
         message = f"{url}: HTTP {status}" + (f": {said}" if said else "")
-        written = _written(response)
+        # Of a request of 1.0 Prometheus says that it has written none, whatever it did.
+        written = _written(response) if version is Protocol.V2 else None
         if 200 <= status < 300:
             if written is None or written >= packed.n_items:
                 return Outcome(Result.ACCEPTED)

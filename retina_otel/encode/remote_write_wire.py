@@ -55,6 +55,23 @@ def split(body: bytes) -> tuple[bytes, bytes] | None:
     return _request_1(first, metadata), _request_1(second, metadata)
 
 
+def without_zero_points(body: bytes) -> tuple[bytes, int] | None:
+    """A request of version 1.0 without the samples of value 0 that are older than its newest, and
+    with how many points less; None if it has none, or has nothing else."""
+    _, series, metadata = _parsed(body)
+    samples = [_sample_1(each.field) for each in series]
+    newest = max(time for time, _ in samples)
+    kept = [
+        each
+        for each, (time, value) in zip(series, samples, strict=True)
+        if time == newest or value != bytes(8)
+    ]
+    if len(kept) == len(series):
+        return None
+    n_points = [sum(1 for _ in _ends_of_points(some)) for some in (series, kept)]
+    return _request_1(kept, metadata), n_points[0] - n_points[1]
+
+
 def as_version_1(body: bytes) -> bytes:
     """A request of version 2.0 as one of 1.0: the same labels, values, times and metadata."""
     symbols, series, _ = _parsed(body)
@@ -116,6 +133,14 @@ def _parsed(body: bytes) -> tuple[list[bytes], list[_Series], dict[bytes, bytes]
         else:
             metadata[{kind: each for kind, each, _ in _fields(payload)}[2]] = field
     return symbols, series, metadata
+
+
+def _sample_1(field: bytes) -> tuple[int, bytes]:
+    """Time in ms and bytes of the value of the series in a field."""
+    ((_, payload, _),) = _fields(field)
+    (sample,) = (each for number, each, _ in _fields(payload) if number == 2)
+    found = {number: whole for number, _, whole in _fields(sample)}
+    return _varint(found[2], 1)[0], found[1][1:]
 
 
 def _label(payload: bytes) -> tuple[bytes, bytes]:

@@ -39,7 +39,13 @@ from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStr
 from retina_otel.encode.remote_write_labels import label_of_setting
 from retina_otel.encode.remote_write_requests import RemoteWriteEncoder
 from retina_otel.encode.remote_write_series import PROMOTED, SeriesOptions
-from retina_otel.encode.remote_write_wire import as_version_1, count_samples, is_version_2, split
+from retina_otel.encode.remote_write_wire import (
+    as_version_1,
+    count_samples,
+    is_version_2,
+    split,
+    without_zero_points,
+)
 from retina_otel.pipeline.points import EventsReader, MetricsReader, PointBlock
 
 _ENCODERS = {Protocol.V1: remote_write.encoder, Protocol.V2: remote_write_2.encoder}
@@ -202,7 +208,12 @@ class PrometheusRemoteWriteExporter:
             sender=RemoteWriteSender(
                 self._target(),
                 settings.protocol,
-                Wire(count_samples, is_version_2, as_version_1 if escapes else None),
+                Wire(
+                    count_samples,
+                    is_version_2,
+                    as_version_1 if escapes else None,
+                    without_zero_points,
+                ),
                 clock=self._context.clock,
                 user_agent=f"retina-otel/{__version__}",
                 authorizer=settings.auth.authorizer(),
