@@ -271,6 +271,21 @@ def test_each_series_says_which_node_and_cluster_it_is_of(chain, way):
     assert {tuple(labels.get(key) for key in keys) for labels in series} == {(NODE, CLUSTER)}
 
 
+@WAYS
+def test_every_way_makes_the_same_series(chain, way):
+    # A scrape has names of its own for who was scraped; Prometheus leaves out scopes by OTLP.
+    other = {"job", "instance"} if way == "scrape" else set()
+    other |= {"otel_scope_name", "otel_scope_version"} if way == "otlp" else set()
+
+    def series(of: str) -> set[frozenset[tuple[str, str]]]:
+        return {
+            frozenset(pair for pair in labels.items() if pair[0] not in other)
+            for labels in chain.prometheus[of].series(*METRICS, DROPPED.format(port=chain.port))
+        }
+
+    assert series(way) == series("collector")
+
+
 @pytest.mark.parametrize("read", [in_file, in_loki, in_loki_without_a_collector])
 def test_events_tell_the_tally_of_the_senders(chain, read):
     assert event_sums(read(chain, FLOW_EVENT.name)) == chain.truth
