@@ -10,10 +10,16 @@ from typing import Any
 from retina_otel.component import Context, Exporter
 from retina_otel.exporters.otlp_grpc import OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
+from retina_otel.exporters.prometheus_remote_write import (
+    PrometheusRemoteWriteExporter,
+    PrometheusRemoteWriteSettings,
+)
 from retina_otel.testing.exporters import METRIC, NUMBER, WHO
 from retina_otel.testing.otlp import Answer, OtlpSink
 from retina_otel.testing.otlp_backend import Received
 from retina_otel.testing.otlp_grpc import OtlpGrpcSink, Status
+from retina_otel.testing.remote_write import NotRemoteWrite, Sample, WriteRequest, check_order
+from tests.e2e.remote_write_sink import Came, RemoteWriteSink, Reply
 
 
 class Verdict(Enum):
@@ -56,6 +62,10 @@ _VERDICTS_OF_OTLP_GRPC = {**_VERDICTS_OF_OTLP_HTTP, 429: Verdict.REFUSED}
 _WITH_WAIT_OF_OTLP_GRPC = _VERDICTS_OF_OTLP_HTTP
 
 
+_VERDICTS_OF_REMOTE_WRITE = {**_VERDICTS_OF_OTLP_HTTP, 500: Verdict.RETRIED}
+"""Here each 5xx may be sent again."""
+
+
 class Kit(ABC):
     """One exporter, and a real backend for it on loopback that keeps its own tally."""
 
@@ -66,13 +76,15 @@ class Kit(ABC):
     verdicts_with_wait: Mapping[int, Verdict]
     """The same, where the backend says when to come again."""
     has_events: bool
-    sends_zero_points = True
-
+    partly: str = ""
+    """The reason that is counted for a request that is taken in part; "" if there is no such."""
     port: int
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
+    def make(
+        cls, port: int, scheme: str = "http", **settings: Any
+    ) -> Callable[[Context], Exporter]:
         """What makes the exporter, for a backend at a port of loopback."""
 
     @abstractmethod
@@ -126,6 +138,7 @@ class OtlpKit(Kit):
     """What both of OTLP's protocols have in common."""
 
     has_events = True
+    partly = "partial_success"
     sink: OtlpSink | OtlpGrpcSink
 
     def wait_for(self, condition: Callable[[], object]) -> None:
@@ -171,8 +184,10 @@ class OtlpHttpKit(OtlpKit):
         self.sink = OtlpSink()
         self.port = self.sink.port
 
-    @staticmethod
-    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
+    @classmethod
+    def make(
+        cls, port: int, scheme: str = "http", **settings: Any
+    ) -> Callable[[Context], Exporter]:
         chosen = OtlpHttpSettings.model_validate(
             {"endpoint": f"{scheme}://127.0.0.1:{port}", "compression": "none", **settings}
         )
@@ -201,8 +216,10 @@ class OtlpGrpcKit(OtlpKit):
         self.sink = OtlpGrpcSink()
         self.port = self.sink.port
 
-    @staticmethod
-    def make(port: int, scheme: str = "http", **settings: Any) -> Callable[[Context], Exporter]:
+    @classmethod
+    def make(
+        cls, port: int, scheme: str = "http", **settings: Any
+    ) -> Callable[[Context], Exporter]:
         chosen = OtlpGrpcSettings.model_validate(
             {"endpoint": f"{scheme}://127.0.0.1:{port}", "compression": "none", **settings}
         )
@@ -222,6 +239,115 @@ class OtlpGrpcKit(OtlpKit):
         self.sink.always(Status())
 
 
+class RemoteWriteKit(Kit):
+    name = "prometheus_remote_write"
+    has_events = False
+    verdicts = _VERDICTS_OF_REMOTE_WRITE
+    verdicts_with_wait = _VERDICTS_OF_REMOTE_WRITE
+    protocol = "1.0"
+
+    def __init__(self) -> None:
+        self.sink = RemoteWriteSink()
+        self.port = self.sink.port
+
+    @classmethod
+    def make(
+        cls, port: int, scheme: str = "http", **settings: Any
+    ) -> Callable[[Context], Exporter]:
+        settings.pop("events_interval", None)
+        endpoint = f"{scheme}://127.0.0.1:{port}/api/v1/write"
+        chosen = PrometheusRemoteWriteSettings.model_validate(
+            {"endpoint": endpoint, "protocol": cls.protocol, **settings}
+        )
+        return lambda context: PrometheusRemoteWriteExporter(chosen, context)
+
+    def fail(self, status: int, retry_after_s: float | None = None) -> None:
+        self.sink.always = Reply(status, retry_after_s)
+
+    def reject(self, n: int) -> None:
+        self.sink.script.append(Reply(400, not_written=n))
+
+    def delay(self, seconds: float) -> None:
+        self.sink.always = Reply(delay_s=seconds)
+
+    def work(self) -> None:
+        self.sink.always = Reply()
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        self.sink.wait_for(condition)
+
+    def close(self) -> None:
+        self.sink.close()
+
+    def sums(self) -> dict[str, int]:
+        newest: dict[str, Sample] = {}
+        for request in self._taken():
+            for series in request.series:
+                labels = dict(series.labels)
+                if labels["__name__"] == "test_packets_total":
+                    newest[labels["test_who"]] = series.samples[-1]
+        return {who: int(sample.value) for who, sample in newest.items()}
+
+    def numbers(self) -> list[int]:
+        return []
+
+    def items(self, unit: str, *, accepted: bool) -> int:
+        if unit == "events":
+            return 0
+        return sum(
+            len(series.samples)
+            for request in self._settled()
+            if request.taken is accepted
+            for series in request.message.series
+            if series.name != "target_info"
+        )
+
+    def requests(self, unit: str, *, accepted: bool) -> int:
+        if unit == "events":
+            return 0
+        return sum(request.taken is accepted for request in self._settled())
+
+    def faults(self, *, zero_first: bool = True) -> list[str]:
+        try:
+            check_order(self._taken())
+        except NotRemoteWrite as error:
+            return [*self.sink.faults, str(error)]
+        return self.sink.faults
+
+    def authorizations(self) -> list[str | None]:
+        return [request.authorization for request in self.sink.requests]
+
+    def _settled(self) -> list[Came]:
+        """Without second tries: a request of 1.0 that gets a 400 is sent again without the zeros at
+        the start of series, which may be what was wrong with it."""
+        settled: list[Came] = []
+        for request in self.sink.requests:
+            before = settled[-1] if settled else None
+            if before and before.status == 400 and _samples(request) < _samples(before):
+                if not request.taken:
+                    continue
+                settled.pop()
+            settled.append(request)
+        return settled
+
+    def _taken(self) -> list[WriteRequest]:
+        """What came twice, because an answer was lost, counts once: a receiver ignores that."""
+        taken = [request.message for request in self.sink.requests if request.taken]
+        return list({request.series: request for request in taken}.values())
+
+
+class RemoteWrite2Kit(RemoteWriteKit):
+    name = "prometheus_remote_write-2"
+    partly = "partial_write"
+    protocol = "2.0"
+
+
+def _samples(request: Came) -> set[Any]:
+    return {
+        (series.labels, sample) for series in request.message.series for sample in series.samples
+    }
+
+
 def _count(request: Any) -> int:
     if hasattr(request, "resource_metrics"):
         return sum(
@@ -237,5 +363,8 @@ def _count(request: Any) -> int:
     )
 
 
-KITS: dict[str, type[Kit]] = {kit.name: kit for kit in (OtlpHttpKit, OtlpGrpcKit)}
+KITS: dict[str, type[Kit]] = {
+    kit.name: kit for kit in (OtlpHttpKit, OtlpGrpcKit, RemoteWriteKit, RemoteWrite2Kit)
+}
+TAKING_PARTS = [name for name, kit in KITS.items() if kit.partly]
 WITH_EVENTS = [name for name, kit in KITS.items() if kit.has_events]
