@@ -3,6 +3,7 @@ used."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -162,7 +163,10 @@ def test_a_token_that_was_rotated_is_sent_after_the_refusal(
     with closing(sender(sink.endpoint, auth=auth)) as one:
         outcome = send_with(one)
         assert (outcome.result, outcome.reason) == (Result.RETRY, "grpc_unauthenticated")
+        stamp = path.stat().st_mtime_ns
         path.write_text("new\n")
+        # What `stat` says is the same: it is the refusal that makes it read again.
+        os.utime(path, ns=(stamp, stamp))
         assert send_with(one).result is Result.ACCEPTED
         path.unlink()
         gone = send_with(one)

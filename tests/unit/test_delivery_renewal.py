@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -138,7 +139,10 @@ def test_a_token_that_was_rotated_is_sent_after_the_refusal(tmp_path: Path) -> N
         sink.script(Answer(401))
         outcome = send(one)
         assert (outcome.result, outcome.reason) == (Result.RETRY, "http_401")
+        stamp = path.stat().st_mtime_ns
         path.write_text("new\n")
+        # What `stat` says is the same: it is the refusal that makes it read again.
+        os.utime(path, ns=(stamp, stamp))
         assert send(one).result is Result.ACCEPTED
         path.unlink()
         gone = send(one)
