@@ -203,7 +203,8 @@ class Exporter(Protocol):
 
     How its readers of metrics are made may be told by attributes of the instance: `temporality`
     (a `pipeline.points.Temporality`, cumulative if not told), `zero_points` and `stale_markers`
-    (bool, true if not told: a point of value 0 before a new series, a mark after an ended one).
+    (bool, true if not told: a point of value 0 before a new series, a mark after an ended one),
+    `linger_ns` (int, 0 if not told: so long are final values given again after an acknowledgement).
     Settings with a `resource_model` of `pipeline.points.ResourceModel.ENTITY` ask for the UIDs of
     pods on one-ended metrics.
     """

@@ -32,6 +32,10 @@ class RunningExporter:
     def stale_markers(self) -> bool:
         return bool(getattr(self._exporter, "stale_markers", True))
 
+    @property
+    def linger_ns(self) -> int:
+        return int(getattr(self._exporter, "linger_ns", 0))
+
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises what the exporter raises: a port in use, a file that can't be written."""
         self._exporter.start(metrics, events)

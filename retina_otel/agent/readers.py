@@ -12,7 +12,7 @@ from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.points import Temporality
 from retina_otel.pipeline.preview import PreviewEvents, PreviewMetrics, PreviewSets
 
-_Kind = tuple[str, Temporality, bool, bool]
+_Kind = tuple[str, Temporality, bool, bool, int]
 
 
 class Readers:
@@ -32,6 +32,7 @@ class Readers:
                     temporality=exporter.temporality,
                     zero_points=exporter.zero_points,
                     stale_markers=exporter.stale_markers,
+                    linger_ns=exporter.linger_ns,
                 )
             else:
                 self._readers[key] = route.end.reader(exporter.key[1])
@@ -61,4 +62,10 @@ class Readers:
 
 
 def _kind(exporter: RunningExporter) -> _Kind:
-    return exporter.key[1], exporter.temporality, exporter.zero_points, exporter.stale_markers
+    return (
+        exporter.key[1],
+        exporter.temporality,
+        exporter.zero_points,
+        exporter.stale_markers,
+        exporter.linger_ns,
+    )

@@ -1,8 +1,8 @@
 """prometheus: a page for scrapes, as Prometheus text, OpenMetrics or protobuf.
 
 The page of a snapshot is rendered once for each format and kept compressed; further scrapers of the
-same snapshot get the same bytes. A series that has ended is on the page with its final value until
-one scrape has taken it, then it is gone, which is how a scrape says so.
+same snapshot get the same bytes. A series that has ended is on the page with its final value for a
+while after a scrape has taken it, then it is gone, which is how a scrape says so.
 """
 
 from __future__ import annotations
@@ -16,7 +16,14 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
+from retina_otel.component import (
+    Component,
+    ComponentKind,
+    Context,
+    Duration,
+    PositiveDuration,
+    Settings,
+)
 from retina_otel.delivery.serving import Handler, ListenAddress, Server
 from retina_otel.delivery.serving_access import (
     ServerAccess,
@@ -65,6 +72,11 @@ class PrometheusSettings(Settings):
     `--enable-feature=created-timestamp-zero-ingestion`; in protobuf the time costs nothing and is
     always there."""
 
+    linger: Duration = Field(default="1m", validate_default=True)
+    """How long a series that has ended stays on the page with its final value, counted from the
+    first scrape that had it: in this time a second Prometheus takes it too. `0s`: one scrape is
+    enough."""
+
     classic: bool = False
     """Also Retina's metrics (`networkobservability_*`), as far as there are receivers for them,
     with Retina's labels and types: for dashboards and alerts that know these names. They are
@@ -89,6 +101,7 @@ class PrometheusExporter:
     """A series that is no longer there says it."""
 
     def __init__(self, settings: PrometheusSettings, context: Context) -> None:
+        self.linger_ns = round(settings.linger * 1e9)
         self._settings = settings
         self._context = context
         self._server: _Server | None = None

@@ -183,8 +183,10 @@ class Accumulator:
         temporality: Temporality = Temporality.CUMULATIVE,
         zero_points: bool = True,
         stale_markers: bool = True,
+        linger_ns: int = 0,
     ) -> SnapshotReader:
-        """A new reader, for one exporter. Any thread."""
+        """A new reader, for one exporter. Any thread. Final values of series that have ended are
+        given for `linger_ns` after they were acknowledged."""
         reader = SnapshotReader(
             name,
             self._lock,
@@ -192,6 +194,7 @@ class Accumulator:
             temporality=temporality,
             zero_points=zero_points,
             stale_markers=stale_markers,
+            linger_ns=linger_ns,
         )
         with self._lock:
             self._readers.append(reader)

@@ -7,11 +7,15 @@ ended after A0 and up to A1 had its final value acknowledged, and is now marked 
 ended up to A0 had its marker acknowledged too and is of no interest any more.
 
 So readers of one kind with the same two numbers are given the same export, made once.
+
+A reader that lingers has A1 follow what is acknowledged by so long: others, that it does not know
+of, come for the final values too.
 """
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -59,6 +63,7 @@ class SnapshotReader:
         temporality: Temporality,
         zero_points: bool,
         stale_markers: bool,
+        linger_ns: int = 0,
     ) -> None:
         self.name = name
         self.temporality = temporality
@@ -69,6 +74,9 @@ class SnapshotReader:
         self._delta = _DELTA_KINDS[temporality]
         self._zero_points = zero_points
         self._stale_markers = stale_markers
+        self._linger_ns = linger_ns
+        self._lingering: deque[tuple[int, int]] = deque()
+        """Time and number of snapshots that were acknowledged, and are not past yet."""
         self._acknowledged = 0
         self._before = 0
         self._acknowledged_ns = 0
@@ -122,7 +130,10 @@ class SnapshotReader:
         self._taken = None
         self._baseline = taken.baseline
         with self._lock:
-            self._before, self._acknowledged = taken.before, taken.sequence
+            self._before = taken.before
+            self._lingering.append((taken.time_ns, taken.sequence))
+            while self._lingering and self._lingering[0][0] <= taken.time_ns - self._linger_ns:
+                _, self._acknowledged = self._lingering.popleft()
             self._acknowledged_ns = taken.time_ns
             self.holds = None
 

@@ -46,6 +46,7 @@ class Running:
                 "test",
                 zero_points=self.exporter.zero_points,
                 stale_markers=self.exporter.stale_markers,
+                linger_ns=self.exporter.linger_ns,
             )
             for source in (self.source, self.second)
         ]
@@ -200,13 +201,29 @@ def test_a_snapshot_is_rendered_once_for_each_format(running: Running) -> None:
     assert running.beside("renders") == 3
 
 
-def test_a_series_that_ended_is_there_once_more_and_then_gone(running: Running) -> None:
+def test_a_series_that_ended_is_there_until_others_have_had_time_to_take_it_too(
+    running: Running,
+) -> None:
+    running.source.count(a=3)
+    end_ns = running.source.now_ns()
+    running.source.accumulator.end_all(end_ns)
+    shown = []
+    for scrapes, seconds in enumerate((0, 30, 59, 61, 62), start=1):
+        running.source.accumulator.snapshot(end_ns + seconds * 10**9)
+        shown.append(values(running.get()[1].decode()))
+        running.booked(scrapes)
+    assert shown == [{"a": 3}] * 4 + [{}]
+
+
+def test_without_lingering_one_scrape_is_enough_to_see_a_series_off() -> None:
+    running = Running(linger="0s")
     running.source.count(a=3)
     running.source.accumulator.end_all(running.source.now_ns())
     assert values(running.get()[1].decode()) == {"a": 3}
     running.booked(1)
     running.source.accumulator.snapshot(running.source.now_ns())
     assert values(running.get()[1].decode()) == {}
+    running.exporter.stop(running.bench.deadline_ns(5))
 
 
 def test_nobody_scraping_means_nothing_is_acknowledged(running: Running) -> None:

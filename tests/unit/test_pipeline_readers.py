@@ -71,6 +71,24 @@ def test_without_zero_points_and_stale_markers_a_series_simply_comes_and_goes() 
     assert listed(reader.take()) == []
 
 
+def test_a_reader_that_lingers_gives_final_values_for_so_long_after_they_were_acknowledged() -> (
+    None
+):
+    bench = Bench(idle_ns=SECOND)
+    reader = bench.accumulator.reader(
+        "x", zero_points=False, stale_markers=False, linger_ns=2 * SECOND
+    )
+    bench.tick(a=5)
+    given = []
+    for _ in range(5):
+        bench.tick()
+        export = reader.take()
+        given.append(listed(export))
+        reader.acknowledge(export)  # type: ignore[arg-type]
+    final = [("a", "value", 0, 2000, 5)]
+    assert given == [final, final, final, [], []]
+
+
 def test_an_ended_series_gives_its_final_value_then_its_marker_then_nothing() -> None:
     bench = Bench(idle_ns=2 * SECOND)
     reader = bench.accumulator.reader("x")
