@@ -15,8 +15,9 @@ from retina_otel.config.document import Document, KeyPath
 from retina_otel.config.registry import nearest
 from retina_otel.errors import ConfigError
 
-_SECRET = re.compile(r"token|password|secret|header|credential|(^|_)key$", re.IGNORECASE)
-
+_SECRET = re.compile(
+    r"token|password|secret|header|credential|connection_string|(^|_)key$", re.IGNORECASE
+)
 
 _URL_WITH_MORE = re.compile(r"//[^/]*@|//.*\?")
 """User, password and query of a URL may be secret."""

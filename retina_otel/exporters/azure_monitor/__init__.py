@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr
 
 from retina_otel.component import (
     ByteSize,
@@ -47,10 +48,20 @@ class AzureAuthSettings(Settings):
     on the resource."""
 
 
+def _complete(text: SecretStr) -> SecretStr:
+    try:
+        parse(text.get_secret_value(), "it")
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
 class AzureMonitorSettings(Settings):
     """Settings of `azure_monitor`."""
 
-    connection_string: SecretStr | None = None
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    connection_string: Annotated[SecretStr, AfterValidator(_complete)] | None = None
     """The resource's connection string, with instrumentation key and ingestion endpoint. Never
     logged. Not set: APPLICATIONINSIGHTS_CONNECTION_STRING."""
 
@@ -93,7 +104,7 @@ class AzureMonitorExporter:
     ) -> None:
         """Raises ConfigError if the package is not installed, or settings can't be used."""
         self._context = context
-        target = _target(settings, variables)
+        target = _target(settings, variables, f"exporters.{context.id}.connection_string")
         try:
             from retina_otel.exporters.azure_monitor.ingestion import IngestionSender
             from retina_otel.exporters.azure_monitor.templates import Templates
@@ -152,14 +163,17 @@ class AzureMonitorExporter:
         self._context.ledger.set_beside(f"{what}_cut", total)
 
 
-def _target(settings: AzureMonitorSettings, variables: Mapping[str, str]) -> ConnectionString:
+def _target(
+    settings: AzureMonitorSettings, variables: Mapping[str, str], path: str
+) -> ConnectionString:
     if settings.connection_string is not None:
-        return parse(settings.connection_string.get_secret_value(), "connection_string")
+        return parse(settings.connection_string.get_secret_value(), path)
     text = variables.get(VARIABLE, "").strip()
     if not text:
         raise ConfigError(
-            "there is no connection string",
-            f"Set connection_string, or {VARIABLE}, to that of an Application Insights resource",
+            "there is none",
+            f"Set it, or {VARIABLE}, to that of an Application Insights resource",
+            path=path,
         )
     return parse(text, VARIABLE)
 
