@@ -49,7 +49,7 @@ CASES = [
     for protocol in ("1.0", "2.0")
     if strategy.escapes or protocol == "2.0"
 ]
-RW2 = "--feature-gates=exporter.prometheusremotewritexporter.enableSendingRW2"
+RW2 = "exporter.prometheusremotewritexporter.enableSendingRW2"
 Found = dict[frozenset[tuple[str, str]], str]
 
 
@@ -120,8 +120,7 @@ def written(
     }
     path = folder / "collector.yaml"
     path.write_text(yaml.safe_dump(config))
-    collector = Collector(path, folder)
-    collector._argv.append(RW2)
+    collector = Collector(path, folder, feature_gates=[RW2])
     with running(collector, prometheus):
         for body in MetricsEncoder(RESOURCE).encode(blocks):
             collector.post("/v1/metrics", body)

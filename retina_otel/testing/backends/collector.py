@@ -42,6 +42,7 @@ class Collector(Backend):
         folder: Path,
         environment: Mapping[str, str] | None = None,
         namespace: Namespace | None = None,
+        feature_gates: Sequence[str] = (),
     ) -> None:
         super().__init__(folder, namespace)
         given = arguments(configs)
@@ -52,7 +53,8 @@ class Collector(Backend):
         self.grpc_port, self.http_port, self._health_port = self._free_ports(3)
         self.grpc_endpoint = f"{LOOPBACK}:{self.grpc_port}"
         self.endpoint = f"http://{LOOPBACK}:{self.http_port}"
-        self._argv = [collector_binary(), *given]
+        gates = [f"--feature-gates={','.join(feature_gates)}"] if feature_gates else []
+        self._argv = [collector_binary(), *given, *gates]
         self._environment = {
             "OTLP_GRPC_ENDPOINT": self.grpc_endpoint,
             "OTLP_HTTP_ENDPOINT": f"{LOOPBACK}:{self.http_port}",
