@@ -104,7 +104,7 @@ class SnapshotReader:
         baseline = snapshot.tables if self._delta else ()
         self._taken = _Taken(snapshot.sequence, snapshot.time_ns, self._acknowledged, baseline)
         kind = (self._delta, self._zero_points, self._stale_markers)
-        cursor = (self._acknowledged, self._before)
+        cursor = (self._acknowledged, self._acknowledged_ns, self._before)
         return snapshot.once.get((kind, cursor), lambda: self._export(snapshot))
 
     def _export(self, snapshot: Snapshot) -> MetricsExport:
