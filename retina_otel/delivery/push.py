@@ -10,15 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from retina_otel.delivery.lane import Lane, LaneOptions, Split, indivisible
-from retina_otel.delivery.lanes import (
-    EncodeEvents,
-    EncodeMetrics,
-    EventsLane,
-    EventsRoute,
-    MetricsLane,
-    MetricsRoute,
-)
+from retina_otel.delivery.lane import Lane, LaneOptions
+from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.report import DeliveryReport, Operated
 from retina_otel.delivery.retry import RetryPolicy
@@ -31,8 +24,6 @@ from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventsReader, MetricsReader
 
 __all__ = [
-    "EncodeEvents",
-    "EncodeMetrics",
     "Encoded",
     "EventsRoute",
     "MetricsRoute",
@@ -40,13 +31,11 @@ __all__ = [
     "Packed",
     "PlainSender",
     "Push",
-    "PushContext",
     "Result",
     "RetryPolicy",
     "Sender",
-    "Split",
-    "indivisible",
 ]
+"""What the module of an exporter is made of."""
 
 
 class PushContext(Protocol):
