@@ -93,12 +93,14 @@ def pushed(
     for exporter, reader in zip(made, readers, strict=True):
         exporter.start([reader], [])
     try:
-        _wait(benches, 2 * load.n_series)  # with the zero points of new series
+        # Of new series, where sums are cumulative, with a zero point of each.
+        done = 1 if readers[0].temporality is Temporality.DELTA else 2
+        _wait(benches, done * load.n_series)
         for number in range(rounds):
             load.add()
             before = time.process_time() - time.thread_time()
             load.publish()
-            _wait(benches, (3 + number) * load.n_series)
+            _wait(benches, (done + 1 + number) * load.n_series)
             taken.append(time.process_time() - time.thread_time() - before)
     finally:
         for exporter, reader in zip(made, readers, strict=True):
