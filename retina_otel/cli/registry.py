@@ -189,6 +189,7 @@ def _metric(metric: Metric) -> dict[str, Any]:
         "unit": metric.unit,
         "brief": metric.brief,
         "stability": metric.stability,
+        "requirement_level": "recommended",
         "attributes": _attributes(metric),
         "annotations": annotations,
     }
@@ -199,6 +200,7 @@ def _event(event: Event) -> dict[str, Any]:
         "name": event.name,
         "brief": event.brief,
         "stability": event.stability,
+        "requirement_level": "recommended",
         "attributes": _attributes(event),
         "annotations": {"retina": {"scope": event.scope, "severity_number": event.severity}},
     }
