@@ -80,7 +80,10 @@ class Watched:
             },
             "receivers": {"flows": {}},
             "processors": {"identity": {}},
-            "exporters": {"prometheus": {"endpoint": f"127.0.0.1:{SCRAPED}"}},
+            "exporters": {
+                # Series that have ended are looked for, and not found.
+                "prometheus": {"endpoint": f"127.0.0.1:{SCRAPED}", "linger": "0s"}
+            },
             "service": {
                 "interval": "500ms",
                 "extensions": ["kubernetes", "health_check"],
