@@ -191,7 +191,7 @@ def _options(
         # Retries are the lane's: it knows what is still worth sending.
         ("grpc.enable_retries", 0),
         ("grpc.max_send_message_length", -1),
-        # A new channel connects at once, instead of waiting as long as an old one would have.
+        # A new channel has a new connection, not that of another channel to the same address.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.max_reconnect_backoff_ms", 5000),
     ]

@@ -53,6 +53,7 @@ class Capture:
         self.bytes = b""
         self.connections = 0
         self._port = 0
+        self._stranded = 0
         self._threads: list[threading.Thread] = []
 
     def towards(self, port: int) -> None:
@@ -72,16 +73,23 @@ class Capture:
             self.connections += 1
             self._greet(client)
             server = socket.create_connection(("127.0.0.1", self._port))
-            self._begin(self._pump, client, server, True)
-            self._begin(self._pump, server, client, False)
+            self._begin(self._pump, client, server, self.connections, True)
+            self._begin(self._pump, server, client, self.connections, False)
 
     def _greet(self, client: socket.socket) -> None:
         """Before the server is connected to."""
 
-    def _pump(self, source: socket.socket, drain: socket.socket, keep: bool) -> None:
+    def strand(self) -> None:
+        """Nothing passes any more on the connections that are open now, as behind a gateway that
+        has forgotten them; new ones work."""
+        self._stranded = self.connections
+
+    def _pump(self, source: socket.socket, drain: socket.socket, number: int, keep: bool) -> None:
         with source:
             try:
                 while data := source.recv(1 << 16):
+                    if number <= self._stranded:
+                        continue
                     if keep:
                         self.bytes += data
                     drain.sendall(data)

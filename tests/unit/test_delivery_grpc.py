@@ -277,18 +277,29 @@ def test_a_port_for_http_is_named_as_such(http1: str) -> None:
 
 
 def test_a_backend_that_comes_back_is_found_at_once() -> None:
-    """gRPC's own pauses between connections, which it has for all channels to an address, do not
-    add to those of a lane."""
+    """gRPC's own pauses between connections do not add to those of a lane."""
     first = OtlpGrpcSink()
-    with closing(sender(first.endpoint)) as one, closing(sender(first.endpoint)) as other:
-        both = (one, other)
-        assert [send_with(each).result for each in both] == [Result.ACCEPTED] * 2
+    with closing(sender(first.endpoint)) as one:
+        assert send_with(one).result is Result.ACCEPTED
         first.close()
         for _ in range(5):
-            assert [send_with(each).result for each in both] == [Result.RETRY] * 2
+            assert send_with(one).result is Result.RETRY
         with OtlpGrpcSink(f"127.0.0.1:{first.port}") as second:
-            assert [send_with(each).result for each in both] == [Result.ACCEPTED] * 2
-            assert len(second.received) == 2
+            assert send_with(one).result is Result.ACCEPTED
+            assert len(second.received) == 1
+
+
+def test_a_connection_that_carries_nothing_any_more_is_left_after_one_timeout(
+    sink: OtlpGrpcSink, capture: Capture
+) -> None:
+    """Also while another sender to the same address still has its own."""
+    capture.towards(sink.port)
+    with closing(sender(capture.endpoint)) as one, closing(sender(capture.endpoint)) as other:
+        assert [send_with(each).result for each in (one, other)] == [Result.ACCEPTED] * 2
+        capture.strand()
+        assert send_with(one, timeout_s=0.2).reason == "timeout"
+        assert send_with(one).result is Result.ACCEPTED
+        assert (len(sink.received), capture.connections) == (3, 3)
 
 
 def test_abort_ends_a_call_that_is_under_way_and_all_after(silent: str) -> None:
