@@ -333,3 +333,20 @@ def test_the_key_is_in_no_log_and_no_reason(
     assert any("no such resource: <key>" in line for line in said)
     assert not [line for line in [*said, *running.bench.reasons] if KEY in line]
     assert KEY not in repr(running.exporter.__dict__)
+
+
+def test_a_proxy_gets_the_request_and_its_password_is_in_no_log(
+    azure: ApplicationInsights, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    azure.script(Answer(503))
+    running = Running(
+        f"InstrumentationKey={KEY};IngestionEndpoint=http://ingestion.invalid",
+        proxy_url=f"http://me:hunter2@127.0.0.1:{azure.port}",
+    )
+    running.source.count(a=5)
+    azure.wait_for(azure.points)
+    running.stop()
+    assert {r.path for r in azure.received} == {"http://ingestion.invalid/v2.1/track"}
+    said = "".join(record.getMessage() for record in caplog.records)
+    assert "hunter2" not in said + "".join(running.bench.reasons)

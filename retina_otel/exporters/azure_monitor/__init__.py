@@ -24,7 +24,7 @@ from retina_otel.component import (
 )
 from retina_otel.delivery.azure_identity import AzureAdSettings
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push
-from retina_otel.delivery.settings import RetrySettings, TlsSettings
+from retina_otel.delivery.settings import ProxyUrl, RetrySettings, TlsSettings
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.azure_monitor.connection_string import (
     VARIABLE,
@@ -85,6 +85,11 @@ class AzureMonitorSettings(Settings):
 
     retry_on_failure: RetrySettings = Field(default_factory=RetrySettings)
 
+    proxy_url: ProxyUrl = Field(default_factory=lambda: SecretStr(""))
+    """Proxy on the way, as `http://proxy:3128`; it may hold user and password, and is never logged.
+    `none`: no proxy. Not set: HTTPS_PROXY or HTTP_PROXY, by the endpoint's scheme, but for what
+    NO_PROXY names and for this machine. Tokens of Entra go by these variables alone."""
+
     tls: TlsSettings = Field(default_factory=TlsSettings)
 
 
@@ -120,6 +125,7 @@ class AzureMonitorExporter:
             target,
             clock=context.clock,
             tls=settings.tls.options(),
+            proxy_url=settings.proxy_url.get_secret_value(),
             credential=azure_ad.credential() if azure_ad else None,
         )
         templates = Templates(target, context.resource)

@@ -57,15 +57,15 @@ class IngestionSender:
         *,
         clock: Clock,
         tls: TlsOptions,
-        compression: Compression = Compression.GZIP,
+        proxy_url: str = "",
         credential: Any = None,
     ) -> None:
         """Raises ConfigError if TLS files or the connection string can't be used."""
         self.shown = target.endpoint
         self._key = target.instrumentation_key
         self._clock = clock
-        self._compressor = Compressor(compression)
-        self._network = _Network(target.endpoint, tls)
+        self._compressor = Compressor(Compression.GZIP)
+        self._network = _Network(target.endpoint, tls, proxy_url)
         self._client = quiet(AzureMonitorMetricExporter, target, self._network, credential).client
 
     def pack(self, body: bytes, n_items: int) -> Packed:
@@ -120,10 +120,11 @@ class IngestionSender:
 class _Network(Transport):
     """Posts over one connection, and follows redirects to where Azure may lead."""
 
-    def __init__(self, endpoint: str, tls: TlsOptions) -> None:
+    def __init__(self, endpoint: str, tls: TlsOptions, proxy_url: str) -> None:
         self.answer: Response | None = None
         """The last one since `begin`."""
         self._tls = tls
+        self._proxy_url = proxy_url
         self._timeout_s = 0.0
         self._aborted = threading.Event()
         self._configured = self._origin = urlsplit(endpoint)
@@ -192,4 +193,5 @@ class _Network(Transport):
 
     def _connect(self) -> Connections:
         origin = self._origin
-        return Connections(origin, self._tls, proxy=proxy_for(origin.scheme, origin.hostname or ""))
+        proxy = proxy_for(origin.scheme, origin.hostname or "", self._proxy_url)
+        return Connections(origin, self._tls, proxy=proxy)
