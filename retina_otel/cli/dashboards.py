@@ -19,7 +19,13 @@ _STRATEGY = click.option(
 
 @click.group(name="dashboards")
 def command() -> None:
-    """Print what to look at in Grafana, and what to be alerted of by Prometheus."""
+    """Print what to look at in Grafana, and what to be alerted of by Prometheus.
+
+    \b
+    Examples:
+      retina-otel dashboards grafana > retina-otel.json
+      retina-otel dashboards alerts > retina-otel-alerts.yaml
+    """
 
 
 @command.command()
