@@ -1,7 +1,7 @@
 """An exporter in a process of its own, fed by commands, for a test that kills it at a point.
 
-Commands are lines: `tick N`, `arm` (from now on block at the point given), `stop`. It says `ready`,
-`blocked` at the point, and its ledger, as JSON, when it has stopped.
+Commands are lines: `start`, `tick N`, `arm` (from now on block at the point given), `stop`. It says
+`ready`, `blocked` at the point, and its ledger, as JSON, when it has stopped.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from retina_otel.delivery.sharing import LaneEncoder
 from retina_otel.delivery.spool import Spool
 from retina_otel.delivery.spool_segments import SegmentWriter
 from retina_otel.encode.otlp_logs import LogsEncoder
 from retina_otel.pipeline.events import BufferReader
+from retina_otel.pipeline.readers import SnapshotReader
 from retina_otel.testing.exporters import Bench, SystemClock
 from tests.e2e.fault_kits import KITS
 from tests.e2e.faults import Source
@@ -32,6 +34,11 @@ POINTS: dict[str, tuple[type, str]] = {
 }
 """By name, the call before which the process stops. From `after-append` on events are on the disk,
 and a call counts only after that."""
+OF_METRICS: dict[str, tuple[type, str]] = {
+    "metrics-encoding": (LaneEncoder, "requests"),
+    "metrics-after-answer": (SnapshotReader, "acknowledge"),
+}
+"""The same of metrics, which no disk keeps."""
 ON_THE_DISK = ("after-append", "before-send", "after-answer")
 
 armed, appended = threading.Event(), threading.Event()
@@ -65,7 +72,7 @@ def stop_at(point: str) -> None:
         if armed.is_set():
             appended.set()
 
-    before(*POINTS[point], trap)
+    before(*{**POINTS, **OF_METRICS}[point], trap)
     before(SegmentWriter, "append", note)
 
 
@@ -73,10 +80,14 @@ def main() -> None:
     kit, port, directory, first, point = sys.argv[1:]
     if point:
         stop_at(point)
+    sys.stdin.readline()  # start: until then others may own the directory
     clock = SystemClock()
     bench = Bench(clock)
     source = Source(clock, first_event=int(first))
-    make = KITS[kit].make(int(port), **SETTINGS, spool={"directory": directory})
+    settings: dict[str, Any] = {**SETTINGS}
+    if KITS[kit].has_events:
+        settings["spool"] = {"directory": directory}
+    make = KITS[kit].make(int(port), **settings)
     exporter = make(bench.context())
     exporter.start([source.accumulator.reader("child")], [source.buffer.reader("child")])
     say("ready")
@@ -94,8 +105,10 @@ def main() -> None:
                     {
                         "difference": report.difference,
                         "lost": report.lost,
-                        "resumed": report.beside["events_resumed"],
-                        "exported": report.exports["events"].exported,
+                        "resumed": report.beside.get("events_resumed", 0),
+                        "exported": {
+                            unit: counts.exported for unit, counts in report.exports.items()
+                        },
                     }
                 )
             )

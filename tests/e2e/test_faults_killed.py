@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fault_child import ON_THE_DISK, POINTS
+from tests.e2e.fault_child import OF_METRICS, ON_THE_DISK, POINTS
 from tests.e2e.fault_kits import KITS, WITH_EVENTS, Kit
 from tests.e2e.faults import relay_to
 
@@ -30,6 +30,7 @@ class Child:
     def __init__(
         self, kit: Kit, port: int, directory: Path, first: int = 0, point: str = ""
     ) -> None:
+        _BEGUN.append(self)
         arguments = [kit.name, str(port), str(directory), str(first), point]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.e2e.fault_child", *arguments],
@@ -38,6 +39,10 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
         )
+
+    def start(self) -> None:
+        """Returns when it has begun; what it had to import it has imported meanwhile."""
+        self.do("start")
         assert self.says() == "ready"
 
     def says(self) -> str:
@@ -63,42 +68,49 @@ class Child:
         return ledger
 
 
-@pytest.fixture(params=WITH_EVENTS)
+_BEGUN: list[Child] = []
+
+
+@pytest.fixture(params=KITS)
 def kit(request: pytest.FixtureRequest) -> Iterator[Kit]:
     kit = KITS[request.param]()
     yield kit
+    while _BEGUN:
+        with _BEGUN.pop().process as process:
+            process.kill()
     kit.close()
 
 
 @pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("kit", WITH_EVENTS, indirect=True)
 def test_killed_at_a_point_what_was_on_the_disk_is_sent(
     kit: Kit, tmp_path: Path, point: str
 ) -> None:
-    first = Child(kit, kit.port, tmp_path, point=point)
+    first, second = (Child(kit, kit.port, tmp_path, *rest) for rest in ((0, point), (200, "")))
+    first.start()
     first.do("tick 100")
     kit.wait_for(lambda: kit.numbers() == [*range(100)] and kit.sums() == {"a": 1})
     first.do("arm", "tick 100")
     assert first.says() == "blocked"
     first.killed()
-    second = Child(kit, kit.port, tmp_path, first=200)
+    second.start()
     second.do("tick 100", "tick 0")
     ledger = second.stop()
     again = [*range(100, 200)] if point in ON_THE_DISK else []
     before = [*range(100, 200)] if point in TWICE else []
     assert kit.numbers() == [*range(100), *before, *again, *range(200, 300)]
-    assert ledger == {
-        "difference": 0,
-        "lost": {},
-        "resumed": len(again),
-        "exported": 100 + len(again),
-    }
+    assert (ledger["difference"], ledger["lost"]) == (0, {})
+    assert (ledger["resumed"], ledger["exported"]["events"]) == (len(again), 100 + len(again))
     assert kit.sums() == {"a": 2}
     assert kit.faults() == []
 
 
+@pytest.mark.parametrize("kit", WITH_EVENTS, indirect=True)
 def test_killed_in_the_middle_of_a_request_it_is_sent_again(kit: Kit, tmp_path: Path) -> None:
     with relay_to(kit.port) as relay:
         first = Child(kit, relay.port, tmp_path)
+        second = Child(kit, kit.port, tmp_path, first=1100)
+        first.start()
         relay.at_cut = first.killed
         first.do("tick 100")
         kit.wait_for(lambda: kit.numbers() == [*range(100)] and kit.sums() == {"a": 1})
@@ -106,9 +118,29 @@ def test_killed_in_the_middle_of_a_request_it_is_sent_again(kit: Kit, tmp_path: 
         relay.reset()
         first.do("tick 1000")
         first.process.wait(20)
-    second = Child(kit, kit.port, tmp_path, first=1100)
+    second.start()
     second.do("tick 100")
     ledger = second.stop()
     assert kit.numbers() == list(range(1200))
     assert (ledger["resumed"], ledger["lost"]) == (1000, {})
     assert kit.faults() == []
+
+
+@pytest.mark.parametrize("point", OF_METRICS)
+def test_killed_while_metrics_are_sent_sums_are_those_of_the_process_that_goes_on(
+    kit: Kit, tmp_path: Path, point: str
+) -> None:
+    first, second = (Child(kit, kit.port, tmp_path, 0, each) for each in (point, ""))
+    first.start()
+    first.do("tick 0")
+    kit.wait_for(lambda: kit.sums() == {"a": 1})
+    first.do("arm", "tick 0")
+    assert first.says() == "blocked"
+    first.killed()
+    before = kit.items("points", accepted=True)
+    second.start()
+    second.do(*["tick 0"] * 3)
+    ledger = second.stop()
+    assert kit.sums() == {"a": 3}
+    assert kit.faults() == []
+    assert ledger["exported"]["points"] == kit.items("points", accepted=True) - before
