@@ -204,13 +204,15 @@ class Exporter(Protocol):
     How its readers of metrics are made may be told by attributes of the instance: `temporality`
     (a `pipeline.points.Temporality`, cumulative if not told), `zero_points` and `stale_markers`
     (bool, true if not told: a point of value 0 before a new series, a mark after an ended one),
-    `linger_ns` (int, 0 if not told: so long are final values given again after an acknowledgement).
+    `linger_ns` (int, 0 if not told: so long are final values given again after an acknowledgement),
+    `readers` (int, 1 if not told: how many it is given of each pipeline, one after the other; each
+    gives all points, and is acknowledged by itself).
     Settings with a `resource_model` of `pipeline.points.ResourceModel.ENTITY` ask for the UIDs of
     pods on one-ended metrics.
     """
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
-        """One reader for each pipeline it stands in."""
+        """A reader for each pipeline it stands in."""
 
     def stop(self, deadline_ns: int) -> None:
         """Sends what is left, as far as the monotonic deadline allows, and closes."""

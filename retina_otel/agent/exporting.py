@@ -33,6 +33,10 @@ class RunningExporter:
         return bool(getattr(self._exporter, "stale_markers", True))
 
     @property
+    def readers(self) -> int:
+        return int(getattr(self._exporter, "readers", 1))
+
+    @property
     def linger_ns(self) -> int:
         return int(getattr(self._exporter, "linger_ns", 0))
 

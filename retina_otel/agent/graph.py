@@ -325,12 +325,13 @@ class Graph:
     def _start_exporter(self, id_: str, created: Any) -> None:
         exporter = RunningExporter((ComponentKind.EXPORTER, id_), created, self._board)
         self._exporters[id_] = exporter
-        readers = [self._readers.of(self._routes[key], exporter) for key in self._fed[id_]]
-        signals = [key.signal for key in self._fed[id_]]
-        exporter.start(
-            [reader for reader, signal in zip(readers, signals, strict=True) if signal != "logs"],
-            [reader for reader, signal in zip(readers, signals, strict=True) if signal == "logs"],
-        )
+        metrics: list[Any] = []
+        events: list[Any] = []
+        for key in self._fed[id_]:
+            (events if key.signal == "logs" else metrics).extend(
+                self._readers.of(self._routes[key], exporter)
+            )
+        exporter.start(metrics, events)
 
     def _set_up_telemetry(self, enabled: bool, interval_s: float) -> None:
         if enabled and self.telemetry is None:

@@ -19,12 +19,15 @@ class Readers:
     """Used by the tick thread only."""
 
     def __init__(self) -> None:
-        self._readers: dict[tuple[RouteKey, *_Kind], Any] = {}
+        self._readers: dict[tuple[RouteKey, _Kind, int], Any] = {}
         self._renamed: dict[RouteKey, PreviewSets] = {}
 
-    def of(self, route: Route, exporter: RunningExporter) -> Any:
-        """The reader of a route for an exporter; made if there is none yet."""
-        key = (route.key, *_kind(exporter))
+    def of(self, route: Route, exporter: RunningExporter) -> list[Any]:
+        """The readers of a route for an exporter, as many as it wants; made if there are none."""
+        return [self._reader(route, exporter, number) for number in _numbers(route.key, exporter)]
+
+    def _reader(self, route: Route, exporter: RunningExporter, number: int) -> Any:
+        key = (route.key, _kind(exporter), number)
         if key not in self._readers:
             if isinstance(route.end, Accumulator):
                 self._readers[key] = route.end.reader(
@@ -51,14 +54,19 @@ class Readers:
         routes: Mapping[RouteKey, Route],
     ) -> None:
         """Forgets those that no exporter has: nothing is kept for them any more."""
-        used: set[tuple[RouteKey, *_Kind]] = set()
+        used: set[tuple[RouteKey, _Kind, int]] = set()
         for id_, exporter in exporters.items():
-            used.update((key, *_kind(exporter)) for key in fed.get(id_, ()))
+            for key in fed.get(id_, ()):
+                used.update((key, _kind(exporter), n) for n in _numbers(key, exporter))
         for key in self._readers.keys() - used:
             reader = self._readers.pop(key)
             if key[0] in routes:
                 routes[key[0]].end.remove(reader)
         self._renamed = {key: sets for key, sets in self._renamed.items() if key in routes}
+
+
+def _numbers(key: RouteKey, exporter: RunningExporter) -> range:
+    return range(1 if key.signal == "logs" else exporter.readers)
 
 
 def _kind(exporter: RunningExporter) -> _Kind:

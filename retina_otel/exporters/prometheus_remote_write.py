@@ -33,7 +33,7 @@ from retina_otel.delivery.settings import (
     RetrySettings,
     TlsSettings,
 )
-from retina_otel.delivery.shards import Shards
+from retina_otel.delivery.shards import ShardReader
 from retina_otel.encode import remote_write, remote_write_2
 from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
 from retina_otel.encode.remote_write_labels import label_of_setting
@@ -147,6 +147,8 @@ class PrometheusRemoteWriteExporter:
         self._settings = settings
         self._context = context
         self._conflicts: set[str] = set()
+        self.readers = settings.shards
+        """Readers of each pipeline that it must be given."""
         failing = _Failing(context.degraded, settings.shards)
         self._pushes = [
             Push(
@@ -162,12 +164,10 @@ class PrometheusRemoteWriteExporter:
             self._context.logger.warning(
                 "tls.insecure_skip_verify is set: whoever is on the way can read and change all"
             )
-        if len(self._pushes) == 1:
-            self._pushes[0].start(metrics, events)
-            return
-        shards = [Shards(reader, len(self._pushes)) for reader in metrics]
+        n = self.readers
         for number, push in enumerate(self._pushes):
-            push.start([each.readers[number] for each in shards], events)
+            own = metrics[number::n]
+            push.start(own if n == 1 else [ShardReader(each, number, n) for each in own], events)
 
     def stop(self, deadline_ns: int) -> None:
         stopping = [

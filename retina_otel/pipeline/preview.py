@@ -49,6 +49,11 @@ class PreviewSets(AttributeSets):
     def version(self, number: int) -> int:
         return self._of.version(number)
 
+    def digests(
+        self, numbers: npt.NDArray[np.int32] | npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint64]:
+        return self._of.digests(numbers)
+
     def versions(
         self, numbers: npt.NDArray[np.int32] | npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int32]:
