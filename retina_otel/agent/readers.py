@@ -58,10 +58,10 @@ class Readers:
         for id_, exporter in exporters.items():
             for key in fed.get(id_, ()):
                 used.update((key, _kind(exporter), n) for n in _numbers(key, exporter))
-        for key in self._readers.keys() - used:
-            reader = self._readers.pop(key)
-            if key[0] in routes:
-                routes[key[0]].end.remove(reader)
+        for unused in self._readers.keys() - used:
+            reader = self._readers.pop(unused)
+            if unused[0] in routes:
+                routes[unused[0]].end.remove(reader)
         self._renamed = {key: sets for key, sets in self._renamed.items() if key in routes}
 
 
