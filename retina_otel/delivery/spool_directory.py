@@ -5,6 +5,7 @@ The lock is the directory's own, so that it takes no room on a full disk and end
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
@@ -22,7 +23,8 @@ _CRC = struct.Struct("<I")
 def own(directory: Path) -> int:
     """Locks the directory, made if it is not there, for as long as the descriptor is open."""
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700, parents=True)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(
@@ -47,7 +49,7 @@ def _check(directory: Path, fd: int) -> None:
     if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the spool's directory {directory} can be written by others",
-            "Set its mode to 0700, or name one in it that is not there yet: it will be made so",
+            "Name one in it that is not there yet: it is made with mode 0700. Or give it that mode",
         )
     if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError(
