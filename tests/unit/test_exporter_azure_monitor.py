@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -350,3 +351,47 @@ def test_a_proxy_gets_the_request_and_its_password_is_in_no_log(
     assert {r.path for r in azure.received} == {"http://ingestion.invalid/v2.1/track"}
     said = "".join(record.getMessage() for record in caplog.records)
     assert "hunter2" not in said + "".join(running.bench.reasons)
+
+
+def test_events_on_the_disk_survive_the_agent_and_go_to_no_other_resource(tmp_path: Path) -> None:
+    spool = {"directory": str(tmp_path / "spool")}
+    with ApplicationInsights() as away:
+        nowhere = away.connection_string
+    before = Running(nowhere, spool=spool)
+    before.source.happen(7)
+    wait_until(lambda: before.bench.reasons)
+    before.stop(1.0)
+    assert (before.ledger.difference, before.ledger.lost) == (0, {})
+    with ApplicationInsights(key=KEY.replace("0f", "1e")) as other:
+        another = Running(other.connection_string, spool=spool)
+        another.source.happen(1)
+        other.wait_for(other.events)
+        another.stop()
+        assert [event["test.number"] for event in other.events()] == ["0"]
+    assert KEY not in "".join(before.bench.reasons + another.bench.reasons)
+
+
+def test_events_of_the_disk_that_are_taken_in_part_arrive_once(
+    azure: ApplicationInsights, tmp_path: Path
+) -> None:
+    spool = {"directory": str(tmp_path / "spool")}
+    with ApplicationInsights() as away:
+        nowhere = away.connection_string
+    before = Running(nowhere, spool=spool)
+    before.source.happen(7)
+    wait_until(lambda: before.bench.reasons)
+    before.stop(1.0)
+    azure.script(Answer(206, errors={0: 500, 6: 503}))
+    after = Running(azure.connection_string, spool=spool)
+    azure.wait_for(lambda: len(azure.events()) == 7)
+    after.stop()
+    assert [len(request.envelopes) for request in azure.received] == [7, 2]
+    assert sorted(int(event["test.number"]) for event in azure.events()) == list(range(7))
+    assert (after.ledger.difference, after.ledger.lost) == (0, {})
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -25,6 +25,7 @@ from retina_otel.component import (
 from retina_otel.delivery.azure_identity import AzureAdSettings
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push
 from retina_otel.delivery.settings import ProxyUrl, RetrySettings, TlsSettings
+from retina_otel.delivery.spool_settings import SpoolSettings
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.azure_monitor.connection_string import (
     VARIABLE,
@@ -84,6 +85,10 @@ class AzureMonitorSettings(Settings):
     """Largest request before compression. Halved, and kept, when Azure answers 413."""
 
     retry_on_failure: RetrySettings = Field(default_factory=RetrySettings)
+
+    spool: SpoolSettings | None = None
+    """Where events wait for Azure, with the instrumentation key in each. Not set: in memory, in the
+    buffer of their pipeline."""
 
     proxy_url: ProxyUrl = Field(default_factory=lambda: SecretStr(""))
     """Proxy on the way, as `http://proxy:3128`; it may hold user and password, and is never logged.
@@ -152,6 +157,8 @@ class AzureMonitorExporter:
                 timeout_s=settings.timeout,
                 max_bytes=settings.max_request_bytes,
             ),
+            # Requests name their resource: those of another one are not for this one's endpoint.
+            spool=settings.spool.place(f"azure-{target.digest}") if settings.spool else None,
         )
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:

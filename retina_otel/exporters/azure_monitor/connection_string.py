@@ -6,6 +6,7 @@ repr.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
@@ -31,6 +32,11 @@ class ConnectionString:
     """Base URL of ingestion, without a slash at its end."""
     audience: str = ""
     """What Entra's tokens are for; empty: Azure Monitor of the public cloud."""
+
+    @property
+    def digest(self) -> str:
+        """Tells resources apart; eight characters, from which no key can be found."""
+        return hashlib.sha256(self.instrumentation_key.encode()).hexdigest()[:8]
 
     def text(self) -> str:
         """Complete, so that nothing is added to it from the environment."""
