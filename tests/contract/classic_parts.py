@@ -14,7 +14,7 @@ from retina_otel.encode.prometheus import render
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.classic import CLASSIC, PREFIX
-from retina_otel.pipeline.accumulator import Accumulator
+from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
 from retina_otel.pipeline.classic import ClassicMetrics
 from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.overlay import Overlay
@@ -70,7 +70,7 @@ FLOWS = [
 class Pipeline:
     """A pipeline of Retina's metrics whose ends are known, and its page."""
 
-    def __init__(self, view: View, overlay: Overlay | None = None) -> None:
+    def __init__(self, view: View, overlay: Overlay | None = None, *, limit: int = 20_000) -> None:
         self.table = EndpointTable()
         self.table.update([pod("web-0", "web", "deployment"), pod("api-0", "api", "statefulset")])
         self.rows = {
@@ -82,7 +82,7 @@ class Pipeline:
             for address, name in ((WEB, "web-0"), (API, "api-0"))
         }
         self.view = view
-        self.accumulator = Accumulator(self.table)
+        self.accumulator = Accumulator(self.table, AccumulatorSettings(cardinality_limit=limit))
         classic = ClassicMetrics()
         self.accumulator.lay_over(classic.change(overlay or Overlay(), view))
         self.pipeline = MetricsPipeline("classic", (), self.accumulator, derive=classic.derive)

@@ -20,7 +20,7 @@ from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
 from retina_otel.kubernetes.metrics_configuration import read
 from retina_otel.kubernetes.metrics_merge import merge, overlay
 from retina_otel.kubernetes.retina_names import END_LABELS
-from retina_otel.model.classic import CLASSIC, LABELS, PREFIX, ClassicMetric
+from retina_otel.model.classic import CLASSIC, DEFAULT_LABELS, LABELS, PREFIX, ClassicMetric
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.selection import View
 from retina_otel.testing.scrape_protobuf import samples
@@ -171,6 +171,16 @@ def test_an_end_of_which_no_label_is_chosen_has_none() -> None:
             'direction="EGRESS", destination_podname="unknown"': 7,
         }
     )
+
+
+def test_what_there_is_no_room_for_is_told_as_overflow_so_that_sums_stay_right() -> None:
+    pipeline = filled(Pipeline(View.REMOTE, limit=4))
+    page = pipeline.page()
+    of_ends = [f"{end}_{name}" for end in ("source", "destination") for name in DEFAULT_LABELS]
+    rest = frozenset({("otel_metric_overflow", "true"), *((name, "unknown") for name in of_ends)})
+    assert page["adv_forward_count"][rest] > 0
+    assert sum(page["adv_forward_count"].values()) == sum(row.packets for row in FLOWS)
+    assert sum(page["adv_forward_bytes"].values()) == sum(row.octets for row in FLOWS)
 
 
 def test_labels_are_those_that_a_metrics_configuration_knows() -> None:
