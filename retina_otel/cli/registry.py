@@ -52,6 +52,17 @@ _INSTRUMENTS = {
     Kind.HISTOGRAM: "histogram",
 }
 _GROUPS = {Ends.ONE: "attributes.retina.end", Ends.BOTH: "attributes.retina.ends"}
+_RESOURCE = (
+    "cloud",
+    "host",
+    "k8s.cluster",
+    "k8s.node",
+    "os",
+    "service",
+    "service.instance",
+    "telemetry.distro",
+)
+"""Entities of the conventions that the agent's resource stands for."""
 _POD_LABELS = "k8s.pod.label"
 _DRAFT = "Not released by the semantic conventions; compare pull request 3828 there."
 
@@ -67,6 +78,7 @@ def files() -> dict[Path, str]:
             "imports": {"metrics": sorted(one.name for one in SIGNALS if _released(one))},
             "metrics": [_metric(one) for one in SIGNALS if _ours(one) and isinstance(one, Metric)],
         },
+        "resource.yaml": {"imports": {"entities": list(_RESOURCE)}},
         "events.yaml": {"events": [_event(one) for one in SIGNALS if isinstance(one, Event)]},
     }
     return {

@@ -18,6 +18,7 @@ import opentelemetry.semconv.schemas as semconv_schemas
 import pytest
 import yaml
 
+from retina_otel.agent.resource import detect
 from retina_otel.cli.registry import REGISTRY, SCHEMAS, SEMCONV, SIGNALS, files
 from retina_otel.model import preview
 from retina_otel.model.signals import PREFIX, SCHEMA_URL, Event, Metric
@@ -86,6 +87,14 @@ def test_every_definition_is_referred_to() -> None:
 
 def test_a_metric_that_is_imported_has_been_released() -> None:
     assert set(load("metrics.yaml")["imports"]["metrics"]) <= {*constants(incubating_metrics)}
+
+
+def test_the_agents_resource_stands_for_entities_that_are_imported() -> None:
+    nodes = dict.fromkeys(("K8S_NODE_NAME", "K8S_NODE_UID", "K8S_CLUSTER_NAME"), "x")
+    entities = load("resource.yaml")["imports"]["entities"]
+    for key in detect(nodes):
+        assert key in RELEASED
+        assert any(key.startswith(f"{entity}.") for entity in entities), key
 
 
 def test_no_signal_refers_to_an_attribute_twice() -> None:
