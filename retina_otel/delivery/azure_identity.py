@@ -6,6 +6,7 @@ shortly before they end. azure-identity is an extra, imported when a credential 
 
 from __future__ import annotations
 
+import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,14 @@ if TYPE_CHECKING:
     from retina_otel.delivery.auth import Authorizer, Request
 
 NO_TOKEN = "Check auth.azure_ad: whether that identity exists here and may be used by this pod"
+_SILENT = logging.NullHandler()
 _AZURE_MONITOR = "https://monitor.azure.com/"
+
+
+def silence() -> None:
+    """Keeps Azure's packages from writing to standard error, past the agent's log, what each
+    request's outcome says too."""
+    logging.getLogger("azure").addHandler(_SILENT)
 
 
 class Identity(Enum):
@@ -54,6 +62,7 @@ class AzureAdSettings(StrictSettings):
 
     def credential(self) -> Any:
         """An azure.core TokenCredential. Raises ConfigError if it can't be made here."""
+        silence()
         try:
             from azure import identity
         except ImportError as error:

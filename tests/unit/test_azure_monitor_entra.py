@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -193,3 +195,24 @@ def test_other_exporters_send_the_same_token(identity: Identity) -> None:
     assert [query["resource"] for _, query in identity.asked] == [
         ["https://monitor.azure.com/"]
     ] * 2
+
+
+ASKING = """
+from retina_otel.delivery.auth import AuthSettings, Request
+from retina_otel.errors import DeliveryError
+
+way = AuthSettings.model_validate({"azure_ad": {"identity": "managed_identity"}}).authorizer()
+try:
+    way.headers(Request("POST", "https://workspace", {}, b""))
+except DeliveryError as error:
+    print(error.message)
+"""
+
+
+def test_azures_packages_write_nothing_past_the_agents_log(identity: Identity) -> None:
+    identity.refuses = True
+    done = subprocess.run(
+        [sys.executable, "-c", ASKING], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.startswith("Entra gives no token: ")
+    assert done.stderr == ""

@@ -15,6 +15,7 @@ from azure.core.utils import case_insensitive_dict
 from azure.monitor.opentelemetry.exporter import AzureMonitorLogExporter, AzureMonitorMetricExporter
 
 from retina_otel import __version__
+from retina_otel.delivery.azure_identity import silence
 from retina_otel.delivery.responses import Response
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.azure_monitor.connection_string import ConnectionString
@@ -69,6 +70,7 @@ def quiet(
 ) -> _E:
     """One of their exporters. With a credential its client adds tokens to what it sends."""
     os.environ.update(_CALLS_NOBODY)
+    silence()
     try:
         return kind(
             connection_string=target.text(),

@@ -84,10 +84,11 @@ class _Kept(Transport):
         return Answer(request, _TAKEN)
 
     def item(self) -> dict[str, Any]:
-        (envelope,) = json.loads(self._content)
-        self._content = b"[]"  # theirs may export nothing of the next one
-        assert isinstance(envelope, dict)
-        return envelope
+        envelopes = json.loads(self._content)
+        self._content = b"[]"
+        if len(envelopes) != 1 or not isinstance(envelopes[0], dict):
+            raise ValueError("Azure Monitor's exporter does not make one envelope of one item")
+        return envelopes[0]
 
 
 def _role(resource: Mapping[str, AttributeValue]) -> Resource:
