@@ -13,6 +13,7 @@ from typing import Protocol
 from pydantic import Field, model_validator
 
 from retina_otel.delivery.azure_identity import AzureAdSettings
+from retina_otel.delivery.signing_aws import SigV4Settings
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.watched import SecretFile
 from retina_otel.errors import ConfigError
@@ -72,6 +73,9 @@ class AuthSettings(StrictSettings):
     """A token from a file."""
     basic: BasicSettings | None = None
     """A user name, and a password from a file."""
+    sigv4: SigV4Settings | None = None
+    """AWS Signature Version 4, as Amazon Managed Service for Prometheus wants it."""
+
     azure_ad: AzureAdSettings | None = None
     """A token of Microsoft Entra ID, as an Azure Monitor workspace wants it."""
 

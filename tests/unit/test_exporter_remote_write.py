@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +54,7 @@ class Receiver:
         self.seen: list[tuple[int, str]] = []
         """Status and version of each answer."""
         self.headers: list[dict[str, str]] = []
+        self.bodies: list[bytes] = []
         self.connections: list[tuple[str, WriteRequest]] = []
         self._lock = threading.Lock()
         receiver = self
@@ -80,6 +83,7 @@ class Receiver:
         request = decode(headers, body)
         with self._lock:
             self.headers.append(headers)
+            self.bodies.append(body)
             answer = self.answers.pop(0) if self.answers else self._by_kind(request)
             self.seen.append((answer.status, request.version))
             if answer.takes:
@@ -350,3 +354,35 @@ def test_shards_lose_nothing_while_one_of_them_fails(
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         PrometheusRemoteWriteSettings.model_validate(settings)
+
+
+def test_requests_are_signed_over_what_goes_over_the_wire(
+    receiver: Receiver, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret")
+    running = run(interval="10s", auth={"sigv4": {"region": "eu-central-1"}})
+    running.source.count(a=11)
+    running.stop()
+    (headers,) = receiver.headers
+    assert headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/")
+    assert (
+        "SignedHeaders=content-encoding;content-type;host;x-amz-content-sha256;x-amz-date;"
+        "x-prometheus-remote-write-version," in headers["Authorization"]
+    )
+    assert headers["x-amz-content-sha256"] == hashlib.sha256(receiver.bodies[0]).hexdigest()
+    assert receiver.last() == {"a": 11}
+
+
+def test_a_token_that_is_refused_is_read_again_and_the_request_sent_again(
+    receiver: Receiver, run: Callable[..., Running], tmp_path: Path
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("one")
+    running = run(auth={"bearer": {"token_file": str(token)}})
+    receiver.answers.append(Answer(401, takes=False))
+    running.source.count(a=11)
+    wait_until(lambda: receiver.last() == {"a": 11})
+    running.stop()
+    assert [headers["Authorization"] for headers in receiver.headers][:2] == ["Bearer one"] * 2
+    assert [status for status, _ in receiver.seen][:2] == [401, 204]
