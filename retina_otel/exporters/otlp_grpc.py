@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind
 from retina_otel.delivery.auth import Authorizer
@@ -53,6 +53,12 @@ class OtlpGrpcSettings(OtlpSettings):
 
     keepalive: KeepaliveSettings | None = None
     """Not set: no pings; a request ends at its timeout all the same."""
+
+    @model_validator(mode="after")
+    def _nothing_that_signs(self) -> OtlpGrpcSettings:
+        if "sigv4" in self.auth.model_fields_set:
+            raise ValueError("auth.sigv4 signs requests of HTTP, not of gRPC: use otlp_http")
+        return self
 
 
 class OtlpGrpcExporter(OtlpExporter[OtlpGrpcSettings]):

@@ -303,6 +303,7 @@ def test_variables_that_can_not_work_are_one_clear_error(
         {"proxy_url": "proxy"},
         {"headers": {"authorization": "x"}, "auth": {"bearer": {"token_file": "/t"}}},
         {"keepalive": {"time": "0s"}},
+        {"auth": {"sigv4": {"region": "eu-central-1"}}},
     ],
 )
 def test_settings_of_a_wrong_kind_are_refused(settings: dict[str, Any]) -> None:
