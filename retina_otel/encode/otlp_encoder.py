@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
 
 from retina_otel.encode.grouping import by_metric, by_scope
 from retina_otel.encode.requests import (
@@ -27,8 +28,46 @@ from retina_otel.pipeline.points import EventBlock, PointBlock, ResourceModel, T
 _NO_ENVELOPE = Envelope()
 
 
-class OtlpMetricsEncoder(ABC):
-    """Encodes points of metrics. Keeps bytes of attribute sets only; one thread at a time."""
+Block = TypeVar("Block", PointBlock, EventBlock)
+
+
+class _OtlpEncoder(ABC, Generic[Block]):
+    """What both signals have in common. Keeps bytes of attribute sets only; one thread at a
+    time."""
+
+    def __init__(
+        self,
+        resource: Mapping[str, AttributeValue],
+        *,
+        schema_url: str = SCHEMA_URL,
+        entity_refs: bool = False,
+    ) -> None:
+        """`entity_refs`: resources say which entities they stand for."""
+        own = self._resource(sorted_set(resource), entity_refs=entity_refs)
+        self._assembler = self._assembler_of(own, schema_url)
+
+    def encode(self, blocks: Iterable[Block], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
+        """Complete requests, each of at most `max_bytes`. Made one at a time, as they are taken."""
+        return (request.body for request in self.requests(blocks, max_bytes))
+
+    def requests(self, blocks: Iterable[Block], max_bytes: int = MAX_BYTES) -> Iterator[Request]:
+        """As `encode`, each with the number of its points or records."""
+        return cut(self._streams(blocks), self._assembler, max_bytes)
+
+    @staticmethod
+    @abstractmethod
+    def _resource(attributes: AttributeSet, *, entity_refs: bool) -> bytes: ...
+
+    @staticmethod
+    @abstractmethod
+    def _assembler_of(resource: bytes, schema_url: str) -> Assembler: ...
+
+    @abstractmethod
+    def _streams(self, blocks: Iterable[Block]) -> Iterator[Stream]: ...
+
+
+class OtlpMetricsEncoder(_OtlpEncoder[PointBlock]):
+    """Encodes points of metrics."""
 
     def __init__(
         self,
@@ -38,33 +77,15 @@ class OtlpMetricsEncoder(ABC):
         resource_model: ResourceModel = ResourceModel.FLAT,
         entity_refs: bool = False,
     ) -> None:
-        """`entity_refs`: resources say which entities they stand for."""
-        write = functools.partial(self._resource, entity_refs=entity_refs)
-        self._assembler = self._assembler_of(write(sorted_set(resource)), schema_url)
+        """As for logs; `resource_model` says where the pod of a one-ended metric stands."""
+        super().__init__(resource, schema_url=schema_url, entity_refs=entity_refs)
         self._pods = None
         if resource_model is ResourceModel.ENTITY:
+            write = functools.partial(self._resource, entity_refs=entity_refs)
             self._pods = PodResources(resource, write)
 
-    def encode(self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        """Complete requests, each of at most `max_bytes`. Made one at a time, as they are taken."""
-        return (request.body for request in self.requests(blocks, max_bytes))
-
-    def requests(
-        self, blocks: Iterable[PointBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        """As `encode`, each with the number of its points."""
-        metrics = by_metric(blocks)
-        return cut(
-            streams(metrics, self._envelope, self._rows, self._pods), self._assembler, max_bytes
-        )
-
-    @staticmethod
-    @abstractmethod
-    def _resource(attributes: AttributeSet, *, entity_refs: bool) -> bytes: ...
-
-    @staticmethod
-    @abstractmethod
-    def _assembler_of(resource: bytes, schema_url: str) -> Assembler: ...
+    def _streams(self, blocks: Iterable[PointBlock]) -> Iterator[Stream]:
+        return streams(by_metric(blocks), self._envelope, self._rows, self._pods)
 
     @staticmethod
     @abstractmethod
@@ -74,32 +95,11 @@ class OtlpMetricsEncoder(ABC):
     def _rows(self, block: PointBlock) -> Iterator[Rows]: ...
 
 
-class OtlpLogsEncoder(ABC):
-    """Encodes events as log records. Keeps bytes of attribute sets only; one thread at a time."""
+class OtlpLogsEncoder(_OtlpEncoder[EventBlock]):
+    """Encodes events as log records."""
 
     step: int
     """Rows built at a time: bounds what a large block costs in memory."""
-
-    def __init__(
-        self,
-        resource: Mapping[str, AttributeValue],
-        *,
-        schema_url: str = SCHEMA_URL,
-        entity_refs: bool = False,
-    ) -> None:
-        """`entity_refs`: the resource says which entities it stands for."""
-        own = self._resource(sorted_set(resource), entity_refs=entity_refs)
-        self._assembler = self._assembler_of(own, schema_url)
-
-    def encode(self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES) -> Iterator[bytes]:
-        """Complete requests, each of at most `max_bytes`. Made one at a time, as they are taken."""
-        return (request.body for request in self.requests(blocks, max_bytes))
-
-    def requests(
-        self, blocks: Iterable[EventBlock], max_bytes: int = MAX_BYTES
-    ) -> Iterator[Request]:
-        """As `encode`, each with the number of its records."""
-        return cut(self._streams(blocks), self._assembler, max_bytes)
 
     def _streams(self, blocks: Iterable[EventBlock]) -> Iterator[Stream]:
         for block in by_scope(blocks):
@@ -107,14 +107,6 @@ class OtlpLogsEncoder(ABC):
             for low in range(0, n, self.step):
                 rows = self._rows(block, low, min(low + self.step, n))
                 yield Stream(block.event.scope, _NO_ENVELOPE, rows)
-
-    @staticmethod
-    @abstractmethod
-    def _resource(attributes: AttributeSet, *, entity_refs: bool) -> bytes: ...
-
-    @staticmethod
-    @abstractmethod
-    def _assembler_of(resource: bytes, schema_url: str) -> Assembler: ...
 
     @abstractmethod
     def _rows(self, block: EventBlock, low: int, high: int) -> Rows:
