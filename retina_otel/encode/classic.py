@@ -109,6 +109,12 @@ class LabelledSets(AttributeSets):
     ) -> npt.NDArray[np.int32]:
         return self._of.versions(numbers // _PLACES)
 
+    def digests(
+        self, numbers: npt.NDArray[np.int32] | npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.uint64]:
+        places = (numbers % _PLACES).astype(np.uint64)
+        return self._of.digests(numbers // _PLACES) * np.uint64(_PLACES) + places
+
 
 def _shape(metric: Metric) -> _Shape:
     """Labels of source and destination; without prefix they are the source's, the one end's."""

@@ -8,6 +8,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
+from retina_otel.delivery.shards import ShardReader
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.model import preview, signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
@@ -15,6 +16,7 @@ from retina_otel.model.signals import SCHEMA_URL
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
 from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.points import PointBlock
 from retina_otel.pipeline.preview import PreviewEvents, PreviewMetrics, PreviewSets
 
 SECOND = 1_000_000_000
@@ -114,3 +116,25 @@ def test_events_have_the_drafts_attributes_and_their_own_name() -> None:
     assert told == [True, False]
     reader.acknowledge(export)
     assert reader.take(1 << 20) is None
+
+
+def test_each_renamed_series_is_in_the_shard_in_which_it_would_be_without() -> None:
+    accumulator = accumulated()
+    sets = PreviewSets(accumulator.sets)
+    points = []
+    for number in range(3):
+        plain = ShardReader(accumulator.reader("plain"), number, 3).take()
+        reader = PreviewMetrics(accumulator.reader("preview"), sets)
+        renamed = ShardReader(reader, number, 3).take()
+        assert plain is not None
+        assert renamed is not None
+        assert [values(block) for block in renamed.blocks] == [values(b) for b in plain.blocks]
+        points += [value for block in renamed.blocks for value in values(block)]
+    export = accumulator.reader("whole").take()
+    assert export is not None
+    assert sorted(points) == sorted(v for block in export.blocks for v in values(block))
+
+
+def values(block: PointBlock) -> list[int]:
+    assert isinstance(block.values, np.ndarray)
+    return [int(value) for value in block.values]
