@@ -59,11 +59,6 @@ class PreviewSets(AttributeSets):
     ) -> npt.NDArray[np.int32]:
         return self._of.versions(numbers)
 
-    def digests(
-        self, numbers: npt.NDArray[np.int32] | npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.uint64]:
-        return self._of.digests(numbers)
-
 
 class PreviewMetrics:
     """A MetricsReader. Exports that others are given too are renamed once for all of them."""
