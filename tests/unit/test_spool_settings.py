@@ -1,7 +1,8 @@
-"""What a person may write about a spool, and what is said to one who errs."""
+"""What a person may write about a spool, what is said to one who errs, and how exporters end."""
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from retina_otel.testing.otlp import OtlpSink
 def exporter(
     directory: Path, endpoint: str = "http://127.0.0.1:1"
 ) -> tuple[OtlpHttpExporter, Bench]:
+    spool = {"directory": str(directory)}
     settings = OtlpHttpSettings.model_validate(
-        {"endpoint": endpoint, "events_interval": "20ms", "spool": {"directory": str(directory)}}
+        {"endpoint": endpoint, "events_interval": "20ms", "timeout": "60s", "spool": spool}
     )
     bench = Bench()
     return OtlpHttpExporter(settings, bench.context(), {}), bench
@@ -86,3 +88,24 @@ def test_the_exporter_that_takes_over_at_a_reload_finds_what_the_one_before_left
         report = second_bench.ledger.report()
     assert (report.seen, report.drained, report.difference) == (30, 30, 0)
     assert report.beside["events_resumed"] == 30
+
+
+def test_stopped_while_a_backend_hangs_all_events_are_on_the_disk(tmp_path: Path) -> None:
+    source = Source()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made, bench = exporter(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        made.start([], [source.buffer.reader("events")])
+        source.happen(20)
+        silent.settimeout(10)
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1) == b"P"
+            # The exporter waits for an answer to the first; these are still in memory.
+            source.happen(30)
+            made.stop(bench.deadline_ns(0.5))
+    report = bench.ledger.report()
+    assert (report.not_ours, report.lost) == ({"events_kept": 50}, {})
+    assert (report.seen, report.held, report.difference) == (50, 0, 0)
+    after = SpoolSettings(directory=tmp_path).place("otlp-logs").open(bench.clock, print)
+    assert after.resumed == 50
+    after.close()
