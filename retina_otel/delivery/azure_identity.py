@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from retina_otel.delivery.auth import Authorizer, Request
 
 NO_TOKEN = "Check auth.azure_ad: whether that identity exists here and may be used by this pod"
+_PATIENCE: dict[str, Any] = {"connection_timeout": 5, "read_timeout": 5, "retry_total": 0}
+"""Seconds; theirs are 300, and three retries. Who asks for a token tries again by itself."""
 _SILENT = logging.NullHandler()
 _AZURE_MONITOR = "https://monitor.azure.com/"
 
@@ -72,9 +74,11 @@ class AzureAdSettings(StrictSettings):
         client_id, tenant_id = self.client_id or None, self.tenant_id or None
         try:
             if self.identity is Identity.MANAGED:
-                return identity.ManagedIdentityCredential(client_id=client_id)
+                return identity.ManagedIdentityCredential(client_id=client_id, **_PATIENCE)
             if self.identity is Identity.WORKLOAD:
-                return identity.WorkloadIdentityCredential(client_id=client_id, tenant_id=tenant_id)
+                return identity.WorkloadIdentityCredential(
+                    client_id=client_id, tenant_id=tenant_id, **_PATIENCE
+                )
         except ValueError as error:
             raise ConfigError(
                 f"azure_ad.identity is {self.identity.value}, which is not to be had here: {error}",
@@ -84,7 +88,9 @@ class AzureAdSettings(StrictSettings):
             "managed_identity_client_id": self.client_id,  # the workload identity's too
             "workload_identity_tenant_id": self.tenant_id,
         }
-        return identity.DefaultAzureCredential(**{k: v for k, v in found.items() if v})
+        return identity.DefaultAzureCredential(
+            **{key: value for key, value in found.items() if value}, **_PATIENCE
+        )
 
 
 class _Entra:

@@ -231,3 +231,12 @@ def test_nobody_is_called_but_the_endpoint_and_nothing_is_kept_on_disk(
     )
     assert (done.returncode, done.stdout) == (0, "[set(), [], True]\n"), done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("identity", ["default", "workload_identity", "managed_identity"])
+def test_each_identity_can_be_asked_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, identity: str
+) -> None:
+    monkeypatch.setenv("AZURE_FEDERATED_TOKEN_FILE", str(tmp_path / "token"))
+    chosen = {"identity": identity, "client_id": "its-id", "tenant_id": "its-tenant"}
+    made(auth={"azure_ad": chosen})
