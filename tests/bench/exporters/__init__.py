@@ -10,7 +10,7 @@ import importlib
 
 from tests.bench.report import Report
 
-PARTS = ("otlp", "scrape", "azure_monitor")
+PARTS = ("otlp", "scrape", "remote_write", "azure_monitor")
 
 
 def measure(report: Report) -> None:

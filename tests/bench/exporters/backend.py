@@ -59,7 +59,9 @@ def _serve(server: socket.socket, status: int) -> None:
 
 
 def _answer(connection: socket.socket, status: int) -> None:
-    answer = f"HTTP/1.1 {status} Answered\r\nContent-Length: 0\r\n\r\n".encode()
+    # Of remote write 2.0 it says that all is written, whatever there was.
+    written = "X-Prometheus-Remote-Write-Samples-Written: 1000000000"
+    answer = f"HTTP/1.1 {status} Answered\r\nContent-Length: 0\r\n{written}\r\n\r\n".encode()
     room = bytearray(_MOST)
     with connection, connection.makefile("rb", buffering=_MOST) as reader:
         while reader.readline():
