@@ -11,7 +11,7 @@ import errno
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -28,6 +28,7 @@ from urllib3.exceptions import (
     TimeoutError as HttpTimeoutError,
 )
 
+from retina_otel.delivery.deadlines import DEADLINES
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.tls import TlsOptions
 from retina_otel.delivery.watched import FileChanges
@@ -78,17 +79,10 @@ class Connections:
             self._aborted = True
             _cut(self._socket)
 
-    @contextlib.contextmanager
-    def within(self, seconds: float) -> Iterator[None]:
+    def within(self, seconds: float) -> AbstractContextManager[None]:
         """Cuts the open socket after a time, whatever came through it until then: a backend that
         sends a byte now and then is as good as one that sends none."""
-        timer = threading.Timer(seconds, self._cut_now)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return DEADLINES.within(seconds, self._cut_now)
 
     def _cut_now(self) -> None:
         with self._lock:
