@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import resource
@@ -375,7 +376,36 @@ def test_a_group_of_requests_goes_in_as_a_whole_or_not_at_all(tmp_path: Path) ->
         spool.put((b"x" * 4000, 1), (b"y" * 4000, 1))
         with pytest.raises(OSError, match="too large"):
             spool.put((b"z" * 100, 1), (b"z" * 20_000, 1))
+        assert spool.n_items == 2
+    with opened(tmp_path) as spool:
         assert spool.drain() == [b"x" * 4000, b"y" * 4000]
+
+
+def test_what_the_disk_can_not_make_sure_of_was_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with opened(tmp_path) as spool:
+        spool.put((b"sure", 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fails)
+            with pytest.raises(OSError, match="Input/output error"):
+                spool.put((b"unsure", 1))
+        spool.put((b"sure again", 1))
+    with opened(tmp_path) as spool:
+        assert spool.drain() == [b"sure", b"sure again"]
+
+
+def test_a_file_that_begins_after_all_was_sent_is_not_taken_for_one_that_was(
+    tmp_path: Path,
+) -> None:
+    for number in range(3):
+        with opened(tmp_path) as spool:
+            assert spool.drain() == ([b"%d" % (number - 1)] if number else [])
+        with opened(tmp_path) as spool:
+            spool.put((b"%d" % number, 1))
 
 
 STORY = st.lists(st.sampled_from(["append", "send", "reopen", "kill", "peek"]), max_size=40)

@@ -196,6 +196,30 @@ def test_killed_between_answer_and_acknowledgement_one_request_comes_twice(
     assert second.ledger.beside["events_resumed"] == 2
 
 
+def test_killed_right_after_an_answer_was_read_nothing_comes_twice(tmp_path: Path) -> None:
+    backend = Backend()
+    rig = Rig(tmp_path, backend)
+    rig.happen(1, 5)
+    while not backend.taken:
+        rig.clock.advance_to(rig.lane.due_ns)
+        rig.lane.step()
+    rig.kill()
+    after = Rig(tmp_path, backend)
+    after.run(5)
+    assert (backend.stamps(), after.ledger.beside["events_resumed"]) == ([1, 2, 3, 4, 5], 0)
+
+
+def test_what_comes_before_a_flush_is_given_up_is_on_the_disk(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Backend(lambda body: UNAVAILABLE))
+    rig.happen(1, 3)
+    rig.lane.begin_flush(rig.bench.deadline_ns(5))
+    rig.lane.step()
+    rig.happen(4, 2)
+    rig.lane.give_up()
+    rig.lane.close()
+    assert (rig.ledger.not_ours, rig.ledger.lost) == ({"events_kept": 5}, {})
+
+
 def test_a_stop_leaves_what_is_not_sent_for_the_next_start_and_books_it_as_kept(
     tmp_path: Path,
 ) -> None:
@@ -382,7 +406,7 @@ ANSWERS = st.sampled_from(["accept", "retry", "large", "refuse", "partial"])
 STEPS = st.lists(st.sampled_from(["events", "run", "full", "room", "restart"]), max_size=25)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(STEPS, st.lists(ANSWERS, max_size=40))
 def test_each_event_ends_in_exactly_one_account_whatever_happens(
     steps: list[str], script: list[str]
