@@ -8,6 +8,7 @@ anew, and writes the references of each set once.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -113,11 +114,10 @@ class _References(SetTable):
         """The numbers of the sets' strings, all in a row."""
         return np.frombuffer(b"".join(self.blobs[sets].tolist()), np.int64)
 
-    def write(self, sets: npt.NDArray[np.intp], local: _Numbers, request: int) -> None:
-        """Writes the references of sets; `local` is what each string is in the request."""
+    def write(self, sets: npt.NDArray[np.intp], values: _Numbers, request: int) -> None:
+        """Writes the references of sets: `values` are those of all their strings, in a row."""
         if not len(sets):
             return
-        values = local[self.numbers(sets)]
         ends = np.cumsum(protobuf.varint_widths(values))
         ends = ends[np.cumsum(self.lengths[sets] // 8) - 1]
         text = protobuf.varints(values)
@@ -125,6 +125,20 @@ class _References(SetTable):
         self.references[sets] = [text[low:high] for low, high in itertools.pairwise(bounds)]
         self.sizes[sets] = np.diff(bounds)
         self._written_in[sets] = request
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What points `low` to `high` of a run add to a request."""
+
+    low: int
+    high: int
+    strings: npt.NDArray[np.intp]
+    sets: list[tuple[_References, npt.NDArray[np.intp], _Numbers]]
+    """Sets whose references are to be written, with the numbers of their strings."""
+
+
+_NOTHING = _Wanted(0, 0, np.empty(0, np.intp), [])
 
 
 class _Format:
@@ -152,9 +166,11 @@ class _Writer:
         self._symbols: list[bytes] = [protobuf.delimited(_SYMBOL, b"")]
         self._pieces: list[bytes] = []
         self._size = len(self._symbols[0])
+        self._looked = _NOTHING
 
     def begin(self, run: Run) -> None:
         self._run = run
+        self._looked = _NOTHING
         self._tables: dict[Stretch, tuple[_References, npt.NDArray[np.int32]]] = {}
         bounds = np.full(len(run), _AROUND_SERIES * len(run.samples), np.int64)
         for samples in run.samples:
@@ -176,24 +192,41 @@ class _Writer:
         missing = len(self._strings) - len(self._local)
         self._local = np.concatenate([self._local, np.zeros(missing, np.int64)])
 
+    def _look(self, low: int, high: int) -> _Wanted:
+        """What points `low` to `high` need that the request does not have yet."""
+        if (self._looked.low, self._looked.high) == (low, high):
+            return self._looked
+        used = np.zeros(len(self._local), bool)
+        used[self._fixed] = True
+        sets = []
+        for table, ids in self._tables.values():
+            missing = table.missing(ids[low:high], self._request)
+            numbers = table.numbers(missing)
+            used[numbers] = True
+            sets.append((table, missing, numbers))
+        used[0] = False
+        self._looked = _Wanted(low, high, np.flatnonzero(used & (self._local == 0)), sets)
+        return self._looked
+
     def room(self, low: int, max_bytes: int) -> int:
         left = max_bytes - self._size
         done = int(self._bounds[low - 1]) if low else 0
         high = int(np.searchsorted(self._bounds, done + left, side="right"))
         least = 1 if self.empty else min(len(self._run) - low, _LEAST_ADDED)
         while high - low >= least:
-            new = self._new_strings(low, high)
-            series = int(self._bounds[high - 1]) - done
-            if series + int(self._strings.sizes[new].sum()) <= left:
+            strings = int(self._strings.sizes[self._look(low, high).strings].sum())
+            if int(self._bounds[high - 1]) - done + strings <= left:
                 return high
             high = low + (high - low) // 2
         return low
 
     def add(self, low: int, high: int) -> None:
         self.empty = False
-        self._number(self._new_strings(low, high))
-        for table, ids in self._tables.values():
-            table.write(table.missing(ids[low:high], self._request), self._local, self._request)
+        wanted = self._look(low, high)
+        self._looked = _NOTHING
+        self._number(wanted.strings)
+        for table, sets, numbers in wanted.sets:
+            table.write(sets, self._local[numbers], self._request)
         columns: list[_Objects | bytes] = []
         sizes = 0
         for samples in self._run.samples:
@@ -225,15 +258,6 @@ class _Writer:
 
     def _make(self, sets: AttributeSets, labels_of: Build) -> _References:
         return _References(sets, labels_of, self._strings)
-
-    def _new_strings(self, low: int, high: int) -> npt.NDArray[np.intp]:
-        """Strings of points `low` to `high` that the request does not have yet."""
-        used = np.zeros(len(self._local), bool)
-        used[self._fixed] = True
-        for table, ids in self._tables.values():
-            used[table.numbers(table.missing(ids[low:high], self._request))] = True
-        used[0] = False
-        return np.flatnonzero(used & (self._local == 0))
 
     def _number(self, new: npt.NDArray[np.intp]) -> None:
         """Adds strings to the request's table."""

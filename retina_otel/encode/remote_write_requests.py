@@ -67,7 +67,8 @@ class RemoteWriteEncoder:
         families = series.families(blocks)
         self.conflicts = series.conflicts
         target_info, time_ms = series.target_info(families)
-        if target_info and time_ms > self._target_info_ms:
+        # Told again at the same time, of another pipeline or to another exporter, it does no harm.
+        if target_info and time_ms >= self._target_info_ms:
             self._target_info_ms = time_ms
             writer.add_target_info(target_info, time_ms)
         n_points = 0
