@@ -182,8 +182,9 @@ def _about_the_network(q: PromQL) -> tuple[Alert, ...]:
     return (
         Alert(
             "RetinaOtelPacketsDropped",
-            f"{q.sum_by(sender, dropped)} > 1 and "
-            f"{q.sum_by(sender, dropped)} > 0.01 * {q.sum_by(sender, sent)}",
+            # Not `and ... >`: who has all dropped has sent nothing to compare with.
+            f"{q.sum_by(sender, dropped)} > 1 unless "
+            f"{q.sum_by(sender, dropped)} <= 0.01 * {q.sum_by(sender, sent)}",
             "10m",
             "warning",
             f"Packets of {value(namespace)}/{value(pod)} are dropped",
@@ -192,8 +193,8 @@ def _about_the_network(q: PromQL) -> tuple[Alert, ...]:
         ),
         Alert(
             "RetinaOtelConnectionsReset",
-            f"{q.sum_by(sender, resets)} > 1 and "
-            f"{q.sum_by(sender, resets)} > 0.5 * {q.sum_by(sender, opened)}",
+            f"{q.sum_by(sender, resets)} > 1 unless "
+            f"{q.sum_by(sender, resets)} <= 0.5 * {q.sum_by(sender, opened)}",
             "10m",
             "warning",
             f"{value(namespace)}/{value(pod)} resets its connections",

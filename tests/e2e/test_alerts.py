@@ -116,6 +116,16 @@ PROVOKED: dict[str, tuple[dict[str, Values], dict[str, Values]]] = {
 }
 """By alert: series that provoke it, and others, much alike, that must not."""
 
+NOTHING_TO_COMPARE_WITH: dict[str, dict[str, Values]] = {
+    # All is dropped within the pod, before its interface.
+    "RetinaOtelPacketsDropped": of_pod("retina_drop_packets_total", growing(120)),
+    # Nobody listens, so that it never sends a SYN or SYN-ACK.
+    "RetinaOtelConnectionsReset": of_pod(
+        "retina_tcp_flag_packets_total", growing(120), retina_tcp_flag="rst"
+    ),
+}
+"""By alert that compares two metrics: the worst case, in which one has no series."""
+
 
 def test_every_alert_is_provoked_here() -> None:
     assert PROVOKED.keys() == {alert.name for alert in alerts()}
@@ -135,6 +145,13 @@ def test_an_alert_fires_when_it_should_and_not_otherwise(name: str, tmp_path: Pa
 
     assert not is_silent(tmp_path, name, provoking)
     assert is_silent(tmp_path, name, harmless)
+
+
+@pytest.mark.parametrize("name", sorted(NOTHING_TO_COMPARE_WITH))
+def test_an_alert_fires_where_all_that_a_pod_does_fails(name: str, tmp_path: Path) -> None:
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rule_file()))
+
+    assert not is_silent(tmp_path, name, NOTHING_TO_COMPARE_WITH[name])
 
 
 def is_silent(folder: Path, alert: str, given: dict[str, Values]) -> bool:
