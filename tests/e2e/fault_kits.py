@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
 from retina_otel.component import Context, Exporter
+from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.exporters.otlp_grpc import OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.exporters.prometheus_remote_write import (
     PrometheusRemoteWriteExporter,
     PrometheusRemoteWriteSettings,
 )
+from retina_otel.testing.application_insights import KEY, ApplicationInsights
+from retina_otel.testing.application_insights import Answer as Ingested
+from retina_otel.testing.application_insights import Received as Track
 from retina_otel.testing.exporters import METRIC, NUMBER, WHO
 from retina_otel.testing.otlp import Answer, OtlpSink
 from retina_otel.testing.otlp_backend import Received
@@ -66,6 +71,14 @@ _VERDICTS_OF_REMOTE_WRITE = {**_VERDICTS_OF_OTLP_HTTP, 500: Verdict.RETRIED}
 """Here each 5xx may be sent again."""
 
 
+_VERDICTS_OF_AZURE = {
+    **_VERDICTS_OF_REMOTE_WRITE,
+    401: Verdict.RETRIED,
+    403: Verdict.RETRIED,
+}
+"""A role that is missing, or a token that has expired, comes back."""
+
+
 class Kit(ABC):
     """One exporter, and a real backend for it on loopback that keeps its own tally."""
 
@@ -76,6 +89,10 @@ class Kit(ABC):
     verdicts_with_wait: Mapping[int, Verdict]
     """The same, where the backend says when to come again."""
     has_events: bool
+    cumulative = True
+    """Otherwise it sends deltas, which the backend adds up."""
+    bearer = True
+    """It has `auth.bearer`."""
     partly: str = ""
     """The reason that is counted for a request that is taken in part; "" if there is no such."""
     port: int
@@ -342,6 +359,85 @@ class RemoteWrite2Kit(RemoteWriteKit):
     protocol = "2.0"
 
 
+class AzureMonitorKit(Kit):
+    name = "azure_monitor"
+    has_events = True
+    cumulative = False
+    bearer = False
+    partly = "partial_success"
+    verdicts = _VERDICTS_OF_AZURE
+    verdicts_with_wait = _VERDICTS_OF_AZURE
+
+    def __init__(self) -> None:
+        self.azure = ApplicationInsights()
+        self.port = self.azure.port
+
+    @classmethod
+    def make(
+        cls, port: int, scheme: str = "http", **settings: Any
+    ) -> Callable[[Context], Exporter]:
+        endpoint = f"{scheme}://127.0.0.1:{port}/"
+        chosen = AzureMonitorSettings.model_validate(
+            {"connection_string": f"InstrumentationKey={KEY};IngestionEndpoint={endpoint}"}
+            | settings
+        )
+        return lambda context: AzureMonitorExporter(chosen, context, {})
+
+    def fail(self, status: int, retry_after_s: float | None = None) -> None:
+        wait = "" if retry_after_s is None else f"{retry_after_s:.0f}"
+        self.azure.always(Ingested(status, retry_after=wait))
+
+    def reject(self, n: int) -> None:
+        self.azure.script(Ingested(206, errors=dict.fromkeys(range(n), 400)))
+
+    def delay(self, seconds: float) -> None:
+        over = threading.Event()
+        threading.Timer(seconds, over.set).start()
+        self.azure.always(Ingested(wait=over))
+
+    def work(self) -> None:
+        self.azure.always(Ingested())
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        self.azure.wait_for(condition, 20)
+
+    def close(self) -> None:
+        self.azure.close()
+
+    def sums(self) -> dict[str, int]:
+        totals = self.azure.sums(METRIC.name).items()
+        return {dict(pairs)[WHO.name]: int(total) for pairs, total in totals}
+
+    def numbers(self) -> list[int]:
+        return [int(event[NUMBER.name]) for event in self.azure.events()]
+
+    def items(self, unit: str, *, accepted: bool) -> int:
+        return sum(
+            len(request.envelopes)
+            for request in self._requests(unit)
+            if (request.answer.status in {200, 206}) is accepted
+        )
+
+    def requests(self, unit: str, *, accepted: bool) -> int:
+        return sum(
+            (request.answer.status in {200, 206}) is accepted for request in self._requests(unit)
+        )
+
+    def faults(self, *, zero_first: bool = True) -> list[str]:
+        return self.azure.faults()
+
+    def authorizations(self) -> list[str | None]:
+        return [request.headers.get("authorization") for request in self.azure.received]
+
+    def _requests(self, unit: str) -> list[Track]:
+        kind = "MetricData" if unit == "points" else "EventData"
+        return [
+            request
+            for request in self.azure.received
+            if request.envelopes[0]["data"]["baseType"] == kind
+        ]
+
+
 def _samples(request: Came) -> set[Any]:
     return {
         (series.labels, sample) for series in request.message.series for sample in series.samples
@@ -364,7 +460,9 @@ def _count(request: Any) -> int:
 
 
 KITS: dict[str, type[Kit]] = {
-    kit.name: kit for kit in (OtlpHttpKit, OtlpGrpcKit, RemoteWriteKit, RemoteWrite2Kit)
+    kit.name: kit
+    for kit in (OtlpHttpKit, OtlpGrpcKit, RemoteWriteKit, RemoteWrite2Kit, AzureMonitorKit)
 }
+WITH_BEARER = [name for name, kit in KITS.items() if kit.bearer]
 TAKING_PARTS = [name for name, kit in KITS.items() if kit.partly]
 WITH_EVENTS = [name for name, kit in KITS.items() if kit.has_events]

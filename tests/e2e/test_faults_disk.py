@@ -41,6 +41,7 @@ def exporter(kit: Kit, directory: Path, source: Source | None = None, **settings
 
 
 def test_a_full_disk_degrades_and_what_memory_holds_goes_on(kit: Kit, small_disk: Path) -> None:
+    (small_disk / "others").write_bytes(bytes(40 * 1024))
     stepped = exporter(kit, small_disk / "spool")
     kit.fail(503)
     for _ in range(10):
