@@ -222,7 +222,8 @@ class PrometheusRemoteWriteExporter:
             interval_s=settings.interval,
             timeout_s=settings.timeout,
             max_bytes=settings.max_request_bytes,
-            shared=key if settings.shards == 1 else None,
+            # One encoder for all lanes, so that `target_info` does not go back in time either.
+            shared=key,
         )
 
     def _target(self) -> HttpTarget:
