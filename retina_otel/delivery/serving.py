@@ -6,8 +6,10 @@ does is printed.
 
 from __future__ import annotations
 
+import io
 import logging
 import socket
+import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Annotated, Any
@@ -87,6 +89,33 @@ class Server(BoundedServer, HTTPServer):
         return self.access.wrap(connection)
 
 
+class _Request(io.RawIOBase):
+    """What a client sends, as long as it may: a timeout of the socket begins anew at each byte."""
+
+    def __init__(self, connection: socket.socket, timeout_s: float) -> None:
+        super().__init__()
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._ends_at = 0.0
+
+    def begin(self) -> None:
+        """The time of the next request begins."""
+        self._ends_at = time.monotonic() + self._timeout_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._ends_at - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the request took too long")
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(self._timeout_s)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection. A subclass has `respond`, for GET and for HEAD, which gets no body."""
 
@@ -96,6 +125,13 @@ class Handler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.request.settimeout(self.server.timeout_s)
         super().setup()
+        self.rfile.close()
+        self._sent = _Request(self.request, self.server.timeout_s)
+        self.rfile = io.BufferedReader(self._sent)
+
+    def handle_one_request(self) -> None:
+        self._sent.begin()
+        super().handle_one_request()
 
     def respond(self) -> None:
         raise NotImplementedError

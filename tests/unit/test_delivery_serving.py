@@ -75,3 +75,23 @@ def test_who_hangs_is_bounded_in_number() -> None:
     for client in hanging:
         client.close()
     server.stop()
+
+
+def test_who_sends_a_request_byte_by_byte_has_no_more_time_than_others() -> None:
+    server = Server("127.0.0.1:0", Answer, timeout_s=0.2, logger=logging.getLogger("test.serving"))
+    server.start("test")
+    with closing(socket.create_connection(("127.0.0.1", server.port), 5)) as client:
+        client.settimeout(0.05)
+        answers = []
+        # Ten times as long as a request may take.
+        for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 22:
+            try:
+                client.sendall(bytes((byte,)))
+                answers.append(client.recv(1))
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                answers.append(b"")
+            break
+    assert answers == [b""]
+    server.stop()
