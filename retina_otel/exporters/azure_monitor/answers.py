@@ -46,6 +46,10 @@ def judge(response: Response, n_items: int, where: str, wall_ns: int) -> Verdict
     status = response.status
     wait = parse_retry_after(response.header("Retry-After"), wall_ns)
     track = _track(response)
+    if status == 206 and not track:
+        # Which part was taken is not known: at least once.
+        lost = f"{where}: took a part, and what it says of the rest can't be read"
+        return Verdict(Outcome(Result.RETRY, "unreadable", lost, retry_after_s=wait))
     if status in {200, 206}:
         return _partly(track, n_items, where, wait)
     said = _said(track, response)
@@ -77,8 +81,7 @@ def _partly(track: dict[str, Any], n_items: int, where: str, wait: float | None)
         rejected = max(rejected, min(received, n_items) - accepted - len(again))
     rejected = min(rejected, n_items - len(again))
     if not again and not rejected:
-        unread = "" if track else f"{where}: took it, but what it says of it can't be read"
-        return Verdict(Outcome(Result.ACCEPTED, "unreadable" if unread else "", unread))
+        return Verdict(Outcome(Result.ACCEPTED))
     if again and wait is None and any(error.get("statusCode") in _QUOTA for error in errors):
         wait = _QUOTA_PAUSE_S
     message = f"{where}: took {n_items - len(again) - rejected} of {n_items} items"

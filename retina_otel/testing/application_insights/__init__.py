@@ -252,6 +252,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # an answer goes out whole, or not at all
     disable_nagle_algorithm = True
     server: _Server
 
