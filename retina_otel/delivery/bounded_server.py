@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import socket
 import socketserver
+import sys
 import threading
 from typing import Any
 
@@ -58,7 +59,10 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         return connection
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        self.logger.debug("an answer broke off", exc_info=True)
+        # Clients leave when they like; anything else is a defect that nobody else would tell of.
+        clients = isinstance(sys.exception(), OSError)
+        level = logging.DEBUG if clients else logging.ERROR
+        self.logger.log(level, "an answer broke off", exc_info=True)
 
     def _serve(self) -> None:
         """Not serve_forever, which wakes up twice a second to see whether it shall end."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from retina_otel.encode.protobuf import utf8
 from retina_otel.model.batches import AttributeValue
 from retina_otel.model.signals import Kind
 
@@ -138,9 +139,11 @@ def label_name(key: str, strategy: TranslationStrategy = DEFAULT_STRATEGY) -> st
 
 
 def label_value(value: AttributeValue) -> str:
+    """The value as text that has UTF-8: what becomes equal on the wire is equal here."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)
+    text = str(value)
+    return text if text.isascii() else utf8(text).decode()
 
 
 def escaped(value: str) -> str:

@@ -177,11 +177,13 @@ class Page:
                 self._pages.clear()
             # Anew also for the same snapshots: what was taken before has been let go.
             self._exports = [(reader, export) for reader, export in exports if export]
-            if key not in self._pages:
-                self._pages[key] = self._render(*key, sequences)
-            for reader in self._readers:
-                # A scrape that breaks off is never acknowledged, and perhaps nobody comes again.
-                reader.let_go()
+            try:
+                if key not in self._pages:
+                    self._pages[key] = self._render(*key, sequences)
+            finally:
+                for reader in self._readers:
+                    # A scrape that breaks off is never acknowledged, perhaps nobody comes again.
+                    reader.let_go()
             return self._pages[key]
 
     def scraped(self, page: RenderedPage) -> None:
@@ -257,18 +259,18 @@ class _Handler(Handler):
             self.answer_text(404, f"Not here: metrics are at {self.server.path}")
 
     def _page(self) -> None:
-        wanted = negotiate(self.headers.get("Accept", ""))
+        wanted = negotiate(self._header("Accept"))
         page = self.server.page.rendered(wanted)
         self.send_response(200)
         self.send_header("Content-Type", wanted.content_type)
         self.send_header("Vary", "Accept, Accept-Encoding")
-        if accepts_gzip(self.headers.get("Accept-Encoding", "")):
+        if accepts_gzip(self._header("Accept-Encoding")):
             self.send_header("Content-Encoding", "gzip")
             self.send_header("Content-Length", str(len(page.packed)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(page.packed)
-        elif self.request_version == "HTTP/1.0" or self.command == "HEAD":
+        elif self.request_version < "HTTP/1.1" or self.command == "HEAD":
             self.send_header("Connection", "close")
             self.end_headers()
             self.close_connection = True
@@ -284,6 +286,10 @@ class _Handler(Handler):
         if self.command != "HEAD":
             self.wfile.flush()
             self.server.page.scraped(page)
+
+    def _header(self, name: str) -> str:
+        """All that the client says under this name, which it may in several lines."""
+        return ",".join(self.headers.get_all(name, []))
 
 
 def _packed(chunks: Iterable[bytes]) -> tuple[bytes, int]:

@@ -26,6 +26,7 @@ from retina_otel.exporters.prometheus import (
     PrometheusExporter,
     PrometheusSettings,
 )
+from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import Bench, Source
 from retina_otel.testing.scrape_protobuf import families, samples
 
@@ -36,7 +37,7 @@ OPENMETRICS = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;versi
 class Running:
     """An exporter with two sources, started on a free port."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, temporality: Temporality = Temporality.CUMULATIVE, **settings: Any) -> None:
         self.bench = Bench(id="prometheus")
         self.source, self.second = Source(), Source()
         chosen = PrometheusSettings.model_validate({"endpoint": "127.0.0.1:0", **settings})
@@ -44,6 +45,7 @@ class Running:
         self.readers = readers = [
             source.accumulator.reader(
                 "test",
+                temporality=temporality,
                 zero_points=self.exporter.zero_points,
                 stale_markers=self.exporter.stale_markers,
                 linger_ns=self.exporter.linger_ns,
@@ -180,6 +182,44 @@ def test_a_client_of_http_1_0_gets_the_page_until_the_connection_ends(running: R
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b"chunked" not in head
     assert values(body.decode()) == {"a": 3}
+
+
+def test_a_request_of_one_line_gets_the_page_and_nothing_else(running: Running) -> None:
+    running.source.count(a=3)
+    with closing(socket.create_connection(("127.0.0.1", running.exporter.port), 5)) as client:
+        client.sendall(b"GET /metrics\r\n\r\n")
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer == running.get()[1]
+
+
+def test_what_a_scraper_accepts_may_be_said_in_several_lines(running: Running) -> None:
+    with closing(http.client.HTTPConnection("127.0.0.1", running.exporter.port, 5)) as client:
+        client.putrequest("GET", "/metrics", skip_accept_encoding=True)
+        for name in ("Accept", "Accept-Encoding"):
+            client.putheader(name, "image/png" if name == "Accept" else "br")
+            client.putheader(name, OPENMETRICS if name == "Accept" else "gzip")
+        client.endheaders()
+        response = client.getresponse()
+        assert gzip.decompress(response.read()).endswith(b"# EOF\n")
+    assert response.headers["Content-Type"].startswith("application/openmetrics-text")
+
+
+def test_names_that_are_no_utf8_make_no_two_points_of_one_series(running: Running) -> None:
+    running.source.count(**dict(zip(("x\udcfe", "x\udcff", "x"), (1, 7, 3), strict=True)))
+    text = running.get()[1].decode()
+    assert [line[-1] for line in text.splitlines() if 'test_who="x' in line] == ["7", "3"]
+
+
+def test_a_page_that_cannot_be_made_is_told_and_holds_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = Running(temporality=Temporality.DELTA)
+    running.source.count(a=3)
+    with pytest.raises(http.client.RemoteDisconnected), caplog.at_level(logging.ERROR):
+        running.get()
+    running.exporter.stop(running.bench.deadline_ns(5))
+    assert [record.getMessage() for record in caplog.records] == ["an answer broke off"]
+    assert [reader.holds for reader in running.readers] == [None, None]
 
 
 def test_a_snapshot_is_rendered_once_for_all_its_scrapers(running: Running) -> None:
