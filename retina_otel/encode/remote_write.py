@@ -26,6 +26,8 @@ from retina_otel.model.attribute_sets import AttributeSets
 
 _SERIES, _METADATA = 1, 3
 _LABEL, _SAMPLE = 1, 2
+_BYTES = [bytes((size,)) for size in range(128)]
+"""Lengths that are varints of one byte."""
 _Objects = npt.NDArray[np.object_]
 
 
@@ -139,10 +141,20 @@ def _make(sets: AttributeSets, labels_of: Build) -> SetTable:
 
 
 def _encoded(labels: Labels) -> bytes:
-    return b"".join(
-        protobuf.delimited(_LABEL, protobuf.string(1, name) + protobuf.string(2, text))
-        for name, text in labels
-    )
+    return b"".join([_label(name, text) for name, text in labels])
+
+
+def _label(name: str, text: str) -> bytes:
+    field, value = _name(name), protobuf.utf8(text)
+    size = len(field) + 2 + len(value)
+    if size < len(_BYTES):
+        return b"\x0a" + _BYTES[size] + field + b"\x12" + _BYTES[len(value)] + value
+    return protobuf.delimited(_LABEL, field + protobuf.delimited(2, value))
+
+
+@functools.lru_cache(maxsize=4096)
+def _name(name: str) -> bytes:
+    return protobuf.string(1, name)
 
 
 @functools.lru_cache(maxsize=1024)

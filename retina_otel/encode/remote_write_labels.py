@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from retina_otel.encode.prometheus_labels import labels
 from retina_otel.encode.prometheus_names import TranslationStrategy, label_name, label_value
-from retina_otel.encode.protobuf import utf8
 from retina_otel.encode.set_cache import SetTable
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.batches import AttributeValue
@@ -87,7 +86,8 @@ NO_RESOURCE = ResourceLabels({}, {}, ())
 
 
 def in_order(pairs: Mapping[str, str]) -> Labels:
-    return tuple(sorted(pairs.items(), key=lambda pair: utf8(pair[0])))
+    # The order of code points is that of bytes in UTF-8.
+    return tuple(sorted(pairs.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def layout(columns: tuple[Names, ...], fixed: tuple[str, ...]) -> Layout | None:
         (_, column, place) = (winners or attributes or candidates)[0]
         chosen.setdefault(name, (column, place))
     out: list[Stretch] = []
-    for name in sorted(chosen, key=utf8):
+    for name in sorted(chosen):
         column, place = chosen[name]
         last = out[-1] if out else Stretch()
         if column == -1:

@@ -430,7 +430,7 @@ def _expected_labels(attributes: Mapping[str, Any]) -> dict[str, str]:
 
 @VERSIONS
 @given(data=st.data())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 def test_whatever_the_points_their_labels_and_values_arrive(
     version: str, data: st.DataObject
 ) -> None:

@@ -39,7 +39,7 @@ TICKS = st.lists(
 
 @pytest.mark.parametrize("version", ENCODERS)
 @given(ticks=TICKS)
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 def test_series_that_come_and_go_are_told_in_order_and_add_up(
     version: str, ticks: list[tuple[set[str], int, str]]
 ) -> None:
