@@ -11,7 +11,7 @@ import errno
 import socket
 import ssl
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
@@ -47,6 +47,10 @@ class Connections:
         self._pool: urllib3.HTTPConnectionPool | None = None
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
+        """What is cut: of a connection that is being made a duplicate, else the connection's."""
+        self._duplicate = False
+        self._over = False
+        """Aborted, or the time of the request that is under way has passed."""
         self._aborted = False
         self._changes = FileChanges(tls.files if url.scheme == "https" else ())
         self.pool()
@@ -57,7 +61,7 @@ class Connections:
             self.reset()
         if self._pool is None:
             self._pool = self._make()
-            self._pool.ConnectionCls = _remembering(self._pool.ConnectionCls, self._opened)
+            self._pool.ConnectionCls = _remembering(self._pool.ConnectionCls, self)
         return self._pool
 
     def path(self, path: str) -> str:
@@ -71,28 +75,46 @@ class Connections:
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
-        with self._lock:
-            self._socket = None
+        self.opened(None)
 
     def abort(self) -> None:
         with self._lock:
-            self._aborted = True
+            self._aborted = self._over = True
             _cut(self._socket)
 
-    def within(self, seconds: float) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
         """Cuts the open socket after a time, whatever came through it until then: a backend that
         sends a byte now and then is as good as one that sends none."""
-        return DEADLINES.within(seconds, self._cut_now)
+        with self._lock:
+            self._over = self._aborted
+        with DEADLINES.within(seconds, self._cut_now):
+            yield
 
     def _cut_now(self) -> None:
         with self._lock:
+            self._over = True
             _cut(self._socket)
 
-    def _opened(self, opened: socket.socket | None) -> None:
+    def opening(self, fresh: socket.socket) -> None:
+        """A socket will connect, and then perhaps shake hands or ask a proxy, each of which may
+        hang. Raises OSError if it is too late for that."""
+        # TLS takes the file descriptor away from this object: a duplicate still cuts it.
+        self._keep(fresh.dup(), duplicate=True)
+        if self._over:
+            raise ConnectionAbortedError("too late for another connection")
+
+    def opened(self, ready: socket.socket | None) -> None:
+        """The connection is ready; None: there is none."""
+        self._keep(ready, duplicate=False)
+
+    def _keep(self, kept: socket.socket | None, *, duplicate: bool) -> None:
         with self._lock:
-            self._socket = opened
-            if self._aborted:
-                _cut(opened)
+            if self._duplicate and self._socket is not None:
+                self._socket.close()
+            self._socket, self._duplicate = kept, duplicate
+            if self._over:
+                _cut(kept)
 
     def _make(self) -> urllib3.HTTPConnectionPool:
         assert self._url.hostname is not None
@@ -127,16 +149,59 @@ def _without_credentials(proxy: str) -> tuple[str, dict[str, str]]:
     return urlunsplit(address), dict(urllib3.make_headers(proxy_basic_auth=pair))
 
 
-def _remembering(base: Any, opened: Any) -> Any:
-    """A connection class that tells of the socket it opens."""
+def _remembering(base: Any, connections: Connections) -> Any:
+    """A connection class that tells of its socket from before it connects."""
 
     class Remembering(base):  # type: ignore[misc]
+        def _new_conn(self) -> socket.socket:
+            try:
+                return _connected(self, connections.opening)
+            except socket.gaierror as error:
+                raise NameResolutionError(self.host, self, error) from error
+            except TimeoutError as error:
+                raise ConnectTimeoutError(self, "no connection within the timeout") from error
+            except OSError as error:
+                raise NewConnectionError(self, f"no connection: {error}") from error
+
         def connect(self) -> None:
-            super().connect()
-            opened(self.sock)
+            try:
+                super().connect()
+            except BaseException:
+                connections.opened(None)
+                raise
+            connections.opened(self.sock)
 
     assert issubclass(base, HTTPConnection | HTTPSConnection)
     return Remembering
+
+
+def _connected(wanted: Any, opening: Callable[[socket.socket], None]) -> socket.socket:
+    """A socket to the first address of a connection's host that takes one. Raises OSError."""
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in _addresses(wanted._dns_host, wanted.port):
+        fresh = socket.socket(family, kind, protocol)
+        try:
+            for option in wanted.socket_options or ():
+                fresh.setsockopt(*option)
+            fresh.settimeout(wanted.timeout)
+            opening(fresh)
+            fresh.connect(address)
+        except OSError as error:
+            fresh.close()
+            failure = error
+        else:
+            return fresh
+    try:
+        raise failure or OSError("its host name has no address")
+    finally:
+        failure = None
+
+
+def _addresses(host: str, port: int) -> list[Any]:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, "no name that DNS could have") from error
 
 
 def _cut(open_socket: socket.socket | None) -> None:
