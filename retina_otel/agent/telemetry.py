@@ -7,6 +7,7 @@ the same delivery, interval and temporality as the data: no second client runs i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
@@ -66,9 +67,8 @@ class OwnTelemetry:
         self._meter = self._provider.get_meter(own.SCOPE, __version__, SCHEMA_URL)
         self._collections = self._histogram(own.COLLECTION_DURATION)
         self._operations = self._histogram(own.EXPORTER_OPERATION_DURATION)
-        self._reloads = self._meter.create_counter(
-            own.CONFIG_RELOADS.name, own.CONFIG_RELOADS.unit, own.CONFIG_RELOADS.brief
-        )
+        self._reloading = threading.Lock()
+        self._reloads = {"applied": 0, "refused": 0}
         self._observe(own.LEDGER_COUNT, self._ledger_counts)
         self._observe(own.LEDGER_DIFFERENCE, self._ledger_differences)
         self._observe(own.LEDGER_HELD, self._ledger_held)
@@ -83,6 +83,7 @@ class OwnTelemetry:
         self._observe(own.PIPELINE_SERIES, self._pipeline_series)
         self._observe(own.FOLDED_SERIES, self._folded_series)
         self._observe(own.FOLDED_IO, self._folded_io)
+        self._observe(own.CONFIG_RELOADS, self._reload_counts)
         self._observe(own.PROCESS_CPU_TIME, self._cpu_time)
         self._observe(own.PROCESS_MEMORY_USAGE, self._memory)
 
@@ -100,7 +101,8 @@ class OwnTelemetry:
 
     def reloaded(self, outcome: str) -> None:
         """The configuration was read again: "applied" or "refused"."""
-        self._reloads.add(1, {own.RELOAD_OUTCOME.name: outcome})
+        with self._reloading:
+            self._reloads[outcome] += 1
 
     def collect(self, window: Window, *, now: bool = False) -> Collected:
         """All of them, if the interval has passed or `now`; else nothing."""
@@ -251,6 +253,11 @@ class OwnTelemetry:
         for pipeline, folded in folding(self._routes()).items():
             for key, amount in folded.io.items():
                 yield Observation(amount, _folded(pipeline, key))
+
+    def _reload_counts(self) -> Iterator[Observation]:
+        """From 0 on: a scrape knows no start, and takes a first 1 for no increase."""
+        for outcome, count in self._reloads.items():
+            yield Observation(count, {own.RELOAD_OUTCOME.name: outcome})
 
     def _cpu_time(self) -> Iterator[Observation]:
         user, system, _ = own_usage()

@@ -90,7 +90,7 @@ def test_component_that_refuses_its_settings_leaves_the_old_configuration(
             parts.other(ComponentKind.EXPORTER, "refuses", refuse),
         )
     )
-    until(lambda: _reloads(parts, keep) == {"refused": 1.0}, "the metric")
+    until(lambda: _reloads(parts, keep) == {"applied": 0.0, "refused": 1.0}, "the metric")
     assert parts.story.lines == before
     assert {one.id for one in agent.status().components} == {"red", "blue", "keep"}
     assert agent.status().ready
@@ -100,7 +100,10 @@ def test_invalid_file_is_one_error_and_one_metric(
     parts: Parts, agent: Agent, caplog: pytest.LogCaptureFixture
 ) -> None:
     agent.refuse_reload(ConfigError("unknown key", "Did you mean 'x'?", path="service.y"))
-    until(lambda: _reloads(parts, parts.exporters["keep"]) == {"refused": 1.0}, "the metric")
+    until(
+        lambda: _reloads(parts, parts.exporters["keep"]) == {"applied": 0.0, "refused": 1.0},
+        "the metric",
+    )
     assert [record.getMessage() for record in caplog.records] == [
         "the old configuration goes on: service.y: unknown key. Did you mean 'x'?"
     ]

@@ -112,7 +112,10 @@ def test_it_ends_in_order_and_writes_what_is_left(agent: Process, number: signal
 def test_hangup_reads_the_file_again(agent: Process) -> None:
     agent.write(interval="200ms")
     agent.process.send_signal(signal.SIGHUP)
-    until(lambda: agent.metric("retina.config.reloads") == {("applied",): 1.0}, "the reload")
+    until(
+        lambda: agent.metric("retina.config.reloads") == {("applied",): 1.0, ("refused",): 0.0},
+        "the reload",
+    )
     assert agent.health()["status"] == "ready"
     agent.process.send_signal(signal.SIGTERM)
     assert agent.process.wait(10) == 0
@@ -121,7 +124,10 @@ def test_hangup_reads_the_file_again(agent: Process) -> None:
 def test_hangup_with_an_invalid_file_leaves_the_old_configuration(agent: Process) -> None:
     agent.config.write_text(agent.config.read_text().replace("interfaces:", "interface:"))
     agent.process.send_signal(signal.SIGHUP)
-    until(lambda: agent.metric("retina.config.reloads") == {("refused",): 1.0}, "the refusal")
+    until(
+        lambda: agent.metric("retina.config.reloads") == {("applied",): 0.0, ("refused",): 1.0},
+        "the refusal",
+    )
     assert agent.health()["components"]["receivers"]["interfaces"]["state"] == "running"
     [error] = [line for line in agent.log() if line["severity"] == "error"]
     assert error["body"] == (
