@@ -7,6 +7,7 @@ from then on. How many samples a backend says it has written is believed.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -18,6 +19,7 @@ from retina_otel.delivery.responses import Response, one_line
 from retina_otel.delivery.retry import parse_retry_after
 from retina_otel.delivery.sender import Packed
 
+_LEAST_S = 0.1
 VERSION_HEADER = "X-Prometheus-Remote-Write-Version"
 WRITTEN_HEADERS = tuple(
     f"X-Prometheus-Remote-Write-{what}-Written" for what in ("Samples", "Histograms", "Exemplars")
@@ -100,9 +102,12 @@ class RemoteWriteSender:
         return self._senders[self.protocol].pack(body, n_items)
 
     def send(self, packed: Packed, timeout_s: float) -> Outcome:
+        """At most `timeout_s` for all that a request comes to: a second one in another version, or
+        without what was refused, has what the first one left of it."""
+        deadline = time.monotonic() + timeout_s
         if self.protocol is Protocol.V1:
-            return self._send_version_1(self._in_version_1(packed), timeout_s)
-        outcome = self._send(Protocol.V2, packed, timeout_s)
+            return self._send_version_1(self._in_version_1(packed), deadline)
+        outcome = self._send(Protocol.V2, packed, deadline)
         if self._known or self._answer is None:
             return outcome
         answer = self._answer
@@ -110,9 +115,9 @@ class RemoteWriteSender:
         if told or not (answer.status in (400, 415) or 200 <= answer.status < 300):
             self._known = told
             return outcome
-        return self._fall_back(packed, timeout_s, outcome)
+        return self._fall_back(packed, deadline, outcome)
 
-    def _fall_back(self, packed: Packed, timeout_s: float, refused: Outcome) -> Outcome:
+    def _fall_back(self, packed: Packed, deadline: float, refused: Outcome) -> Outcome:
         """Version 1.0 for a backend that seems not to know 2.0; it is kept if it passes."""
         if Protocol.V1 not in self._senders:
             return Outcome(
@@ -121,7 +126,7 @@ class RemoteWriteSender:
                 f"{self.target.shown}: takes no remote write 2.0",
                 "Set translation_strategy to one that escapes, and protocol to 1.0",
             )
-        outcome = self._send_version_1(self._in_version_1(packed), timeout_s)
+        outcome = self._send_version_1(self._in_version_1(packed), deadline)
         if outcome.result is not Result.ACCEPTED:
             also = outcome.result is Result.REFUSED and refused.result is Result.REFUSED
             return refused if also else outcome
@@ -133,11 +138,11 @@ class RemoteWriteSender:
             remedy="Set protocol to 1.0: to write 2.0 first and then 1.0 costs CPU",
         )
 
-    def _send_version_1(self, packed: Packed, timeout_s: float) -> Outcome:
+    def _send_version_1(self, packed: Packed, deadline: float) -> Outcome:
         """Prometheus takes nothing of a request of 1.0 in which one sample is older than what it
         has: so are the zeros at a series' start when a request comes again whose answer was lost.
         Without them the rest is another request, which may pass."""
-        outcome = self._send(Protocol.V1, packed, timeout_s)
+        outcome = self._send(Protocol.V1, packed, deadline)
         if self._answer is None or self._answer.status != 400:
             return outcome
         rest = self._wire.without_zero_points(packed.body())
@@ -145,14 +150,14 @@ class RemoteWriteSender:
             return outcome
         body, missing = rest
         n_items = packed.n_items - missing
-        second = self._send(Protocol.V1, self._senders[Protocol.V1].pack(body, n_items), timeout_s)
+        second = self._send(Protocol.V1, self._senders[Protocol.V1].pack(body, n_items), deadline)
         if second.result is not Result.ACCEPTED:
             return outcome if second.result is Result.REFUSED else second
         return replace(outcome, result=Result.ACCEPTED, reason="partial_write", rejected=missing)
 
-    def _send(self, version: Protocol, packed: Packed, timeout_s: float) -> Outcome:
+    def _send(self, version: Protocol, packed: Packed, deadline: float) -> Outcome:
         self._sending, self._answer = packed, None
-        return self._senders[version].send(packed, timeout_s)
+        return self._senders[version].send(packed, max(_LEAST_S, deadline - time.monotonic()))
 
     def _in_version_1(self, packed: Packed) -> Packed:
         if self._wire.as_version_1 is None or Protocol.V2 not in self._senders:
