@@ -101,7 +101,8 @@ def _overview(q: PromQL) -> tuple[Panel, ...]:
         ),
         Panel(
             "Sent by workloads",
-            "Bytes a second that leave pods, each counted once, at its sender.",
+            "Bytes a second that pods, and nodes themselves, send: each counted once, at its "
+            "sender.",
             (Query(f"sum({q.rate(signals.FLOW_IO, *here, egress, window=WINDOW)})"),),
             "Bps",
             Shape.STAT,
@@ -109,7 +110,7 @@ def _overview(q: PromQL) -> tuple[Panel, ...]:
         ),
         Panel(
             "Packets sent by workloads",
-            "Packets a second that leave pods.",
+            "Packets a second that pods, and nodes themselves, send.",
             (Query(f"sum({q.rate(signals.FLOW_PACKETS, *here, egress, window=WINDOW)})"),),
             "pps",
             Shape.STAT,
@@ -235,15 +236,16 @@ def _interfaces(q: PromQL) -> tuple[Panel, ...]:
     labels = (NODE, _INTERFACE, _IO_DIRECTION)
     legend = _legend(q, *labels)
 
-    def top(metric: signals.Metric) -> Query:
+    def top(metric: signals.Metric, what: str = "") -> Query:
         rate = q.ours(q.rate(metric, *here, window=WINDOW), own.PIPELINE_SERIES)
-        return Query(f"topk({TOP}, {q.sum_by(labels, rate)})", legend)
+        return Query(f"topk({TOP}, {q.sum_by(labels, rate)})", legend + what)
 
     return (
         Panel("Interfaces", "Bytes a second by the interface's own counters.",
               (top(signals.INTERFACE_IO),), "Bps"),
         Panel("Interface errors and drops", "A second, by the interface's own counters.",
-              (top(signals.INTERFACE_ERRORS), top(signals.INTERFACE_DROPPED)), "pps"),
+              (top(signals.INTERFACE_ERRORS, " errors"),
+               top(signals.INTERFACE_DROPPED, " dropped")), "pps"),
     )  # fmt: skip
 
 

@@ -63,6 +63,12 @@ def test_every_panel_and_alert_says_what_it_is_for():
     assert [alert.name for alert in alerts() if not (alert.summary and alert.description)] == []
 
 
+def test_no_two_queries_of_a_panel_are_told_by_the_same_legend():
+    for panel in dashboard()["panels"]:
+        legends = [target["legendFormat"] for target in panel.get("targets", ())]
+        assert len(set(legends)) == len(legends), panel["title"]
+
+
 def test_no_alert_has_the_name_of_another():
     names = [alert.name for alert in alerts()]
 
