@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from retina_otel.delivery.compression import Compression
+from retina_otel.delivery.header_names import is_header_name
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import Temporality
 
@@ -49,13 +50,14 @@ class OtlpEnvironment:
         headers: dict[str, str] = {}
         for pair in filter(None, (part.strip() for part in text.split(","))):
             name, separator, value = pair.partition("=")
-            if not separator or not name.strip():
+            name = unquote(name.strip())
+            if not separator or not is_header_name(name):
                 # The pair itself stays out of the message: it may be a secret.
                 raise ConfigError(
                     f"{variable} is not a list of name=value pairs",
                     'Write headers as "name=value,other=value", values percent-encoded',
                 )
-            headers[unquote(name.strip())] = unquote(value.strip())
+            headers[name] = unquote(value.strip())
         return headers
 
     @property

@@ -18,6 +18,7 @@ import grpc
 from retina_otel.delivery.auth import Authorizer, Request
 from retina_otel.delivery.grpc_endpoint import GrpcCompression, GrpcEndpoint, Keepalive
 from retina_otel.delivery.grpc_status import BELOW_GRPC, judge_call
+from retina_otel.delivery.header_names import shown_name
 from retina_otel.delivery.otlp_wire import partial_success
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.proxies import proxy_for
@@ -170,11 +171,11 @@ def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """Headers as gRPC takes them. Raises ConfigError that names the one that it would not."""
     out = []
     for name, value in headers.items():
-        key = name.strip().lower()
+        key = name.lower()
         sendable = value.isascii() and value.isprintable()
         if not _METADATA_KEY.fullmatch(key) or key.startswith("grpc-") or not sendable:
             raise ConfigError(
-                f"the header {name!r} can't be sent over gRPC",
+                f"the header {shown_name(name)!r} can't be sent over gRPC",
                 "Names are letters, digits, - _ and . and values one line of ASCII",
             )
         if key.endswith("-bin"):

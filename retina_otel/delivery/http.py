@@ -20,6 +20,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 from retina_otel.delivery.auth import Authorizer, Request
 from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
+from retina_otel.delivery.header_names import is_header_name, shown_name
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.proxies import proxy_for
 from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Judge, Response, judge
@@ -42,14 +43,17 @@ class HttpTarget:
 
     def __post_init__(self) -> None:
         if fault := fault_of_url(self.url):
+            # Of what is no URL nobody knows which part is the password.
+            shown = "" if "@" in self.url else f" {self.shown!r}"
             raise ConfigError(
-                f"the endpoint {self.shown!r} {fault}",
+                f"the endpoint{shown} {fault}",
                 "Write an endpoint as http://host:4318 or https://host:4318",
             )
         for name, value in self.headers.items():
-            if not (name.isascii() and name.strip() and fits_a_header(name + value)):
+            if not (is_header_name(name) and fits_a_header(value)):
                 raise ConfigError(
-                    f"the header {name!r} can't be sent", "Headers are one line of text each"
+                    f"the header {shown_name(name)!r} can't be sent",
+                    "Names are letters, digits, - and _, without a colon; values one line of text",
                 )
 
     @property

@@ -8,12 +8,15 @@ from __future__ import annotations
 import urllib.request
 from urllib.parse import urlsplit
 
+from retina_otel.errors import ConfigError
+
 DIRECT = "none"
 """As a setting: no proxy, whatever the environment names."""
 
 
 def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
-    """The proxy's URL for requests of a scheme ("http", "https") to a host; None for none."""
+    """The proxy's URL for requests of a scheme ("http", "https") to a host; None for none. Raises
+    ConfigError if what the environment names is none."""
     if setting:
         return None if setting == DIRECT else setting
     if is_this_machine(host):
@@ -23,7 +26,13 @@ def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
     found = urllib.request.getproxies_environment().get(scheme)
     if not found:
         return None
-    return found if "://" in found else f"http://{found}"
+    url = found if "://" in found else f"http://{found}"
+    if not _is_proxy(url):
+        raise ConfigError(
+            f"{scheme.upper()}_PROXY names no proxy that can be used",
+            "Write it as http://proxy:3128, or set proxy_url, to none for no proxy",
+        )
+    return url
 
 
 def is_this_machine(host: str) -> bool:
@@ -35,9 +44,13 @@ def fault_of_proxy(url: str) -> str:
     """Why a setting names no proxy, "" if it does; without what may be secret in it."""
     if url == DIRECT:
         return ""
+    usable = _is_proxy(url) and urlsplit(url).port
+    return "" if usable else "it is no http://host:port of a proxy, nor `none`"
+
+
+def _is_proxy(url: str) -> bool:
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname and parts.port)
+        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        usable = False
-    return "" if usable else "it is no http://host:port of a proxy, nor `none`"
+        return False
