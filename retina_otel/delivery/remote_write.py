@@ -120,6 +120,8 @@ class RemoteWriteSender:
     def _fall_back(self, packed: Packed, deadline: float, refused: Outcome) -> Outcome:
         """Version 1.0 for a backend that seems not to know 2.0; it is kept if it passes."""
         if Protocol.V1 not in self._senders:
+            if refused.reason == "http_400":
+                return refused
             return Outcome(
                 Result.REFUSED,
                 "version",

@@ -46,8 +46,9 @@ class Receiver:
     kind does: "1" knows version 1.0 only and says so, "deaf" too, but takes 2.0 for an empty
     request, "2" knows both."""
 
-    def __init__(self, kind: str = "2") -> None:
+    def __init__(self, kind: str = "2", *, utf8_names: bool = False) -> None:
         self.kind = kind
+        self.utf8_names = utf8_names
         self.answers: list[Answer] = []
         self.requests: list[WriteRequest] = []
         """What was taken."""
@@ -80,7 +81,7 @@ class Receiver:
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
     def _answer(self, headers: dict[str, str], body: bytes, peer: str) -> Answer:
-        request = decode(headers, body)
+        request = decode(headers, body, utf8_names=self.utf8_names)
         with self._lock:
             self.headers.append(headers)
             self.bodies.append(body)
@@ -141,8 +142,8 @@ class Running:
 def receivers() -> Iterator[Callable[..., Receiver]]:
     made: list[Receiver] = []
 
-    def make(kind: str = "2") -> Receiver:
-        made.append(Receiver(kind))
+    def make(kind: str = "2", **options: bool) -> Receiver:
+        made.append(Receiver(kind, **options))
         return made[-1]
 
     yield make
@@ -285,18 +286,22 @@ def test_an_error_does_not_make_a_backend_one_of_version_1(
     assert {version for _, version in receiver.seen} == {V2}
 
 
+@pytest.mark.parametrize("kind", ["1", "deaf"])
 def test_names_in_utf8_have_no_version_1_to_fall_back_to(
-    receivers: Callable[..., Receiver], run: Callable[..., Running]
+    kind: str, receivers: Callable[..., Receiver], run: Callable[..., Running]
 ) -> None:
-    receiver = receivers("1")
+    receiver = receivers(kind, utf8_names=True)
     running = run(
         endpoint=receiver.endpoint,
         protocol="2.0",
-        translation_strategy="UnderscoreEscapingWithoutSuffixes",
+        interval="10s",
+        translation_strategy="NoTranslation",
     )
     running.source.count(a=1)
     running.stop()
-    assert {version for _, version in receiver.seen} == {V1, V2}
+    assert [version for _, version in receiver.seen] == [V2]
+    assert (running.ledger.difference, dict(running.ledger.lost)) == (0, {"points_refused": 2})
+    assert "takes no remote write 2.0" in running.bench.reasons[0]
 
 
 @PROTOCOLS
