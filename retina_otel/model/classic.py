@@ -44,7 +44,16 @@ _REASON = (
     "Reasons other than `IPTABLE_RULE_DROP` are the kernel's own names in capitals: Retina counts "
     "only what passes its five hooks."
 )
-_EACH_END = "A packet counts once at each end that is on this node."
+_EACH_END = (
+    "A packet counts once at each end that is on this node. There it counts at the node's uplink "
+    "too with `dataAggregationLevel: low`, the default; and between pods of one node, in local "
+    "context both at each of their interfaces, in remote context with the `direction` in which "
+    "the connection was first seen."
+)
+_DROP_END = (
+    "In local context what a pod's own network namespace drops is that pod's; there it is the "
+    "other pod's too if that is on this node. "
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +163,8 @@ ADV_FORWARD_COUNT = ClassicMetric(
     ("direction",),
     (signals.FLOW_PACKETS,),
     Ends.BOTH,
-    "pkg/module/metrics/forward.go, pkg/module/metrics/types.go",
+    "pkg/module/metrics/forward.go, pkg/module/metrics/types.go, "
+    "pkg/plugin/packetparser/packetparser_linux.go, pkg/plugin/conntrack/_cprog/conntrack.c",
     documents="`source_pod` and `source_workload`, and `ingress` or `egress`; by the code "
     "`source_podname`, `source_workload_kind` and `source_workload_name`, no prefix in local "
     "context, and in remote context `INGRESS` or `EGRESS`: whether the connection came or went.",
@@ -180,7 +190,7 @@ ADV_DROP_COUNT = ClassicMetric(
     "pkg/module/metrics/drops.go, pkg/plugin/dropreason/dropreason_linux.go",
     documents="`direction` is `ingress` or `egress`; by the code `INGRESS` for all drops in remote "
     "context, and in local context the end that the pod is.",
-    difference=_REASON,
+    difference=_DROP_END + _REASON,
 )
 ADV_DROP_BYTES = ClassicMetric(
     "adv_drop_bytes",
@@ -190,7 +200,7 @@ ADV_DROP_BYTES = ClassicMetric(
     Ends.BOTH,
     ADV_DROP_COUNT.file,
     documents=ADV_DROP_COUNT.documents,
-    difference=_REASON,
+    difference=ADV_DROP_COUNT.difference,
 )
 ADV_TCPFLAGS_COUNT = ClassicMetric(
     "adv_tcpflags_count",
@@ -200,7 +210,7 @@ ADV_TCPFLAGS_COUNT = ClassicMetric(
     Ends.BOTH,
     "pkg/module/metrics/tcpflags.go",
     documents="Flags without `SYNACK`; by the code it is counted instead of `SYN` and `ACK`.",
-    difference="`NS`, which no longer exists, is not counted.",
+    difference="`NS`, which no longer exists, is not counted. " + _EACH_END,
 )
 
 CLASSIC: tuple[ClassicMetric, ...] = (
