@@ -38,6 +38,8 @@ from retina_otel.pipeline.points import EventsReader, MetricsReader
 _TAKE_BYTES = 1 << 20
 _LONGEST_REQUEST = 1 << 16
 _CLIENT_TIMEOUT_S = 10.0
+_FAREWELL_S = 1.0
+"""How long those who follow may take over the last events when it stops."""
 
 
 class ObserveSettings(Settings):
@@ -76,11 +78,13 @@ class ObserveExporter:
     def stop(self, deadline_ns: int) -> None:
         self._over.set()
         if self._thread is not None:
-            left_ns = deadline_ns - self._context.clock.monotonic_ns()
-            self._thread.join(max(0.0, left_ns / 1e9))
-        self._history.end()
+            self._thread.join(self._seconds_until(deadline_ns))
+        self._history.end(min(_FAREWELL_S, self._seconds_until(deadline_ns)))
         if self._server is not None:
             self._server.stop()
+
+    def _seconds_until(self, deadline_ns: int) -> float:
+        return max(0.0, (deadline_ns - self._context.clock.monotonic_ns()) / 1e9)
 
     def _run(self) -> None:
         while not self._over.wait(self._settings.flush_interval):
@@ -148,7 +152,6 @@ class _Handler(socketserver.StreamRequestHandler):
                 history=server.history,
                 table=server.context.identity,
                 node=server.node,
-                over=lambda: server.ending,
             )
             for line in lines:
                 self.wfile.write(json.dumps(line).encode() + b"\n")

@@ -7,7 +7,7 @@ events where n of them, before the filter, came faster than they were read.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,21 +77,18 @@ def answer(
     history: History,
     table: EndpointTable,
     node: str,
-    over: Callable[[], bool],
 ) -> Iterator[Line]:
-    """The lines of an answer; one that follows ends when `over()` or when the history ends."""
+    """The lines of an answer; one that follows ends when the history ends."""
     if request.what == "identities":
         return identities(table, request.about, node)
-    return events(request, history, node, over)
+    return events(request, history, node)
 
 
-def events(
-    request: Request, history: History, node: str, over: Callable[[], bool]
-) -> Iterator[Line]:
+def events(request: Request, history: History, node: str) -> Iterator[Line]:
     past, follower = history.follow()
     try:
         yield from _newest(past, request, node)
-        while request.follow and not over() and not follower.ended:
+        while request.follow and not follower.ended:
             observed_now, missed = follower.next(_LOOK_UP_S)
             if missed:
                 yield {"missed": missed, "node": node}

@@ -57,6 +57,8 @@ class History:
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._lock = threading.Lock()
+        self._left = threading.Condition(self._lock)
+        self._ended = False
         self._blocks: deque[Observed] = deque()
         self._n_events = 0
         self._followers: set[Follower] = set()
@@ -80,15 +82,21 @@ class History:
         """What is kept, and a follower that gets all that comes after it."""
         follower = Follower()
         with self._lock:
+            if self._ended:
+                follower.end()
             self._followers.add(follower)
             return list(self._blocks), follower
 
     def leave(self, follower: Follower) -> None:
         with self._lock:
             self._followers.discard(follower)
+            self._left.notify_all()
 
-    def end(self) -> None:
-        """Nothing more will come."""
+    def end(self, patience_s: float) -> None:
+        """Nothing more will come. Returns when every follower has taken what came and has left, or
+        when they took too long."""
         with self._lock:
+            self._ended = True
             for follower in self._followers:
                 follower.end()
+            self._left.wait_for(lambda: not self._followers, patience_s)

@@ -117,7 +117,9 @@ class Collector(Backend):
         ]
 
     def _ready(self) -> bool:
-        return self._answers(self._health_port, "/")
+        # It answers before it begins to listen for signals: one that comes in between kills it with
+        # what it has not written. It has begun when none of its threads has anything left to do.
+        return self._answers(self._health_port, "/") and self._sleeps()
 
 
 def arguments(configs: Path | str | Sequence[Path | str]) -> list[str]:

@@ -7,6 +7,7 @@ the process: no reaper is needed, and no root.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import socket
@@ -161,6 +162,15 @@ class Backend:
             return self.request(port, "GET", path)[0] == http.HTTPStatus.OK
         except (OSError, http.client.HTTPException):
             return False
+
+    def _sleeps(self) -> bool:
+        """Whether none of its threads has anything to do at this moment."""
+        assert self._process is not None
+        states = []
+        for task in Path(f"/proc/{self._process.pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                states.append(task.read_text().rpartition(")")[2].split()[0])
+        return bool(states) and set(states) == {"S"}
 
     def _within(self, function: Callable[[], T]) -> T:
         return function() if self._namespace is None else self._namespace.call(function)
