@@ -96,7 +96,9 @@ class LabelTable(SetTable):
         blob = self._blob(pairs)
         self.blobs[number] = blob
         self.lengths[number] = len(blob)
-        self.hashes[number] = np.uint64(sum(map(hash, pairs.items())) & 2**64 - 1)
+        # Of one text for each label: sums of hashes of pairs are often equal where ends swap places.
+        total = sum(hash(f"{name}\0{value}") for name, value in pairs.items())
+        self.hashes[number] = np.uint64(total & 2**64 - 1)
         self._names_of[number] = self._names.intern(frozenset(pairs))
 
     def parts(
