@@ -28,10 +28,10 @@ setup: ## system packages that are missing, .venv, BPF objects
 objects: ## compile bpf/*.bpf.c into retina_otel/_bpf
 	@tools/build-objects
 
-collector: setup ## build the OpenTelemetry Collector that the tests use (about 3 minutes, once)
+collector: setup ## build the OpenTelemetry Collector that the tests use (about 2 minutes, once)
 	@tools/build-collector >/dev/null
 
-backends: setup ## build Prometheus, Loki, a Kafka broker for the tests (about 6 minutes, once)
+backends: setup ## build Prometheus, Loki, a Kafka broker for the tests (about 4 minutes, once)
 	@tools/build-backends
 
 kubernetes: setup ## build Kubernetes, etcd, CoreDNS, Helm for the tests (about 11 minutes, once)
