@@ -15,6 +15,8 @@ WINDOW = "$__rate_interval"
 TOP = "$top"
 _ANY_CLUSTER = Match(CLUSTER, "$cluster", "=~")
 _ANY_NODE = Match(NODE, "$node", "=~")
+_A_NODE = (CLUSTER, NODE)
+"""What makes a node: its name is one only within a cluster."""
 _ENDS = (Label.source, Label.destination)
 _NAMESPACE = signals.K8S_NAMESPACE_NAME
 _POD = signals.K8S_POD_NAME
@@ -94,7 +96,7 @@ def _overview(q: PromQL) -> tuple[Panel, ...]:
         Panel(
             "Agents",
             "Nodes whose agent reported within the last five minutes.",
-            (Query(f"count({q.sum_by([NODE], q.series(own.PIPELINE_SERIES, *here))})"),),
+            (Query(f"count({q.sum_by(_A_NODE, q.series(own.PIPELINE_SERIES, *here))})"),),
             "short",
             Shape.STAT,
             4,
@@ -167,7 +169,7 @@ def _traffic(q: PromQL) -> tuple[Panel, ...]:
                 "Bytes a second as the wire sees them, at the pod's own interface.",
                 (
                     Query(
-                        f"topk({TOP}, {q.sum_by(labels, rate)})",
+                        f"topk({TOP}, {q.sum_by([CLUSTER, *labels], rate)})",
                         _legend(q, *labels, between="/"),
                     ),
                 ),
@@ -183,7 +185,7 @@ def _traffic(q: PromQL) -> tuple[Panel, ...]:
             "that is no workload: a node, the world, or one that is not known.",
             (
                 Query(
-                    f"topk({TOP}, {q.sum_by(owners, pairs)})",
+                    f"topk({TOP}, {q.sum_by([CLUSTER, *owners], pairs)})",
                     _legend(q, *owners[:2], between="/")
                     + " → "
                     + _legend(q, *owners[2:], between="/"),
@@ -214,7 +216,7 @@ def _drops(q: PromQL) -> tuple[Panel, ...]:
             "Packets a second, by the ends that the packets named.",
             (
                 Query(
-                    f"topk({TOP}, {q.sum_by(ends, dropped)})",
+                    f"topk({TOP}, {q.sum_by([CLUSTER, *ends], dropped)})",
                     _legend(q, *ends[:2], between="/") + " → " + _legend(q, *ends[2:], between="/"),
                 ),
             ),
@@ -238,7 +240,7 @@ def _interfaces(q: PromQL) -> tuple[Panel, ...]:
 
     def top(metric: signals.Metric, what: str = "") -> Query:
         rate = q.ours(q.rate(metric, *here, window=WINDOW), own.PIPELINE_SERIES)
-        return Query(f"topk({TOP}, {q.sum_by(labels, rate)})", legend + what)
+        return Query(f"topk({TOP}, {q.sum_by([CLUSTER, *labels], rate)})", legend + what)
 
     return (
         Panel("Interfaces", "Bytes a second by the interface's own counters.",
@@ -265,7 +267,7 @@ def _agents(q: PromQL) -> tuple[Panel, ...]:
             "Components that are degraded or failed; the agent's log says why.",
             (
                 Query(
-                    f"{q.sum_by([NODE, _COMPONENT, _STATE], troubled)} > 0",
+                    f"{q.sum_by([*_A_NODE, _COMPONENT, _STATE], troubled)} > 0",
                     _legend(q, NODE, _COMPONENT, _STATE),
                 ),
             ),
@@ -298,21 +300,21 @@ def _agents(q: PromQL) -> tuple[Panel, ...]:
         Panel(
             "CPU of agents",
             "Cores.",
-            (Query(q.sum_by([NODE], cpu), _legend(q, NODE)),),
+            (Query(q.sum_by(_A_NODE, cpu), _legend(q, NODE)),),
             "none",
             width=8,
         ),
         Panel(
             "Memory of agents",
             "Resident memory.",
-            (Query(q.sum_by([NODE], memory), _legend(q, NODE)),),
+            (Query(q.sum_by(_A_NODE, memory), _legend(q, NODE)),),
             "bytes",
             width=8,
         ),
         Panel(
             "Series",
             "Live series of an agent.",
-            (Query(q.sum_by([NODE], q.series(own.PIPELINE_SERIES, *here)), _legend(q, NODE)),),
+            (Query(q.sum_by(_A_NODE, q.series(own.PIPELINE_SERIES, *here)), _legend(q, NODE)),),
             "short",
             width=8,
         ),
@@ -320,7 +322,7 @@ def _agents(q: PromQL) -> tuple[Panel, ...]:
             "No room for",
             "Series beyond the budget of their metric, by namespace: their counts are in the "
             "overflow.",
-            (Query(q.sum_by(folded_by, folded), _legend(q, *folded_by)),),
+            (Query(q.sum_by([CLUSTER, *folded_by], folded), _legend(q, *folded_by)),),
             "short",
             width=24,
         ),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,24 @@ def test_no_two_queries_of_a_panel_are_told_by_the_same_legend():
     for panel in dashboard()["panels"]:
         legends = [target["legendFormat"] for target in panel.get("targets", ())]
         assert len(set(legends)) == len(legends), panel["title"]
+
+
+def test_nodes_and_pods_of_equal_names_in_two_clusters_are_not_added():
+    queries = [
+        target["expr"] for panel in dashboard()["panels"] for target in panel.get("targets", ())
+    ]
+    grouped = [
+        labels.split(", ")
+        for query in (*queries, *(alert.expression for alert in alerts()))
+        for labels in re.findall(r"sum by \((.*?)\)", query)
+    ]
+    assert len(grouped) > 10
+    of_a_cluster = re.compile(r"k8s_node_name|k8s_pod_name|k8s_namespace_name")
+    assert [
+        labels
+        for labels in grouped
+        if any(map(of_a_cluster.search, labels)) and "k8s_cluster_name" not in labels
+    ] == []
 
 
 def test_no_alert_has_the_name_of_another():
