@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.retry import LONGEST_RETRY_AFTER_S
 from retina_otel.delivery.sender import Packed, Sender
 
 _S = 10**9
@@ -113,7 +114,8 @@ class FailoverSender:
         endpoint.why = outcome.message
         now = self._clock.monotonic_ns()
         if outcome.retry_after_s is not None:
-            endpoint.not_before_ns = now + int(outcome.retry_after_s * _S)
+            pause_s = min(outcome.retry_after_s, LONGEST_RETRY_AFTER_S)
+            endpoint.not_before_ns = now + int(pause_s * _S)
         if number == self._active:
             # Also where no time is left for another one: the next request begins there.
             self._active = (number + 1) % len(self._endpoints)

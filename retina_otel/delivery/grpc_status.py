@@ -152,7 +152,8 @@ def judge_call(code: grpc.StatusCode, details: str, status: bytes | None, shown:
         )
     if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNKNOWN}:
         connecting = any(words in details for words in _NO_CONNECTION)
-        for failure in _CONNECTING if connecting else (_LOST,):
+        # What comes with a status was said by the backend, perhaps of a connection of its own.
+        for failure in () if status else _CONNECTING if connecting else (_LOST,):
             if any(word in details for word in failure.words):
                 why = f": {_tls_reason(details)}" if failure.reason == "tls_certificate" else ""
                 message = f"{shown}: {failure.what}{why}"
@@ -178,7 +179,7 @@ def judge_call(code: grpc.StatusCode, details: str, status: bytes | None, shown:
 def _tls_reason(details: str) -> str:
     """What OpenSSL adds to CERTIFICATE_VERIFY_FAILED, as "certificate has expired"."""
     _, found, rest = details.partition("CERTIFICATE_VERIFY_FAILED: ")
-    return rest.split(":")[0].strip() if found else "it is for another name"
+    return one_line(rest.split(":")[0]) if found else "it is for another name"
 
 
 def _retry_delay_s(status: bytes | None) -> float | None:

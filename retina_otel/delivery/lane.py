@@ -241,7 +241,7 @@ class Lane(ABC, Generic[Export]):
         if self._failing_since_ns is None:
             self._failing_since_ns = now
         delay_s = self._backoff.next_delay_s(outcome.retry_after_s)
-        if self._deadline_ns is not None and outcome.retry_after_s is None:
+        if self._deadline_ns is not None and not outcome.retry_after_s:
             delay_s = min(delay_s, _FLUSH_DELAY_S)
         self.due_ns = now + int(delay_s * _S)
         if self._deadline_ns is not None:

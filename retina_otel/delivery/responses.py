@@ -48,14 +48,22 @@ def judge(response: Response, url: str, wall_ns: int) -> Outcome:
     if status == 413 or (status == 400 and "request body too large" in said.lower()):
         return Outcome(Result.TOO_LARGE, "too_large", message, _REMEDIES[413])
     if 300 <= status < 400:
-        place = urlsplit(response.header("Location") or "")
-        message += f": it points to {place.scheme}://{place.hostname}" if place.hostname else ""
+        message += _place(response.header("Location") or "")
     return Outcome(
         Result.REFUSED,
         reason,
         message,
         _REMEDIES.get(status, _REMEDIES[300 if status < 400 else 400]),
     )
+
+
+def _place(location: str) -> str:
+    """Where a redirect leads, without what may be secret."""
+    try:
+        place = urlsplit(location)
+    except ValueError:
+        return ""
+    return one_line(f": it points to {place.scheme}://{place.hostname}") if place.hostname else ""
 
 
 def accepted(rejected: int, message: str) -> Outcome:

@@ -34,12 +34,14 @@ class Backoff:
         self._failures = 0
 
     def next_delay_s(self, retry_after_s: float | None = None) -> float:
-        """How long to wait after one more failure."""
+        """How long to wait after one more failure. A pause that is shorter than our own first one,
+        as 0 or a date that our clock is past, is none: it would be a hammer."""
         bound = self.policy.initial_s * self.policy.multiplier ** min(self._failures, 32)
         self._failures += 1
-        if retry_after_s is not None:
+        drawn_s = self._random.uniform(0.0, min(bound, self.policy.max_s))
+        if retry_after_s is not None and retry_after_s >= self.policy.initial_s:
             return min(retry_after_s, LONGEST_RETRY_AFTER_S)
-        return max(_SHORTEST_DELAY_S, self._random.uniform(0.0, min(bound, self.policy.max_s)))
+        return max(_SHORTEST_DELAY_S, drawn_s, retry_after_s or 0.0)
 
     def reset(self) -> None:
         self._failures = 0

@@ -149,6 +149,21 @@ def test_where_all_ask_to_be_left_alone_the_shortest_pause_is_kept(
     assert counts(a, b) == (1, 1)
 
 
+@pytest.mark.parametrize("text", ["99999999", "9" * 400])
+def test_one_that_asks_to_be_left_alone_for_ever_is_asked_again_after_an_hour(
+    a: OtlpSink, b: OtlpSink, two: Two, text: str
+) -> None:
+    """More is more likely a mistake."""
+    a.always(Answer(503, retry_after_s=int(text)))
+    assert two.send().result is Result.ACCEPTED
+    two.clock.advance(3599)
+    assert two.send().result is Result.ACCEPTED
+    assert counts(a, b) == (1, 2)
+    two.clock.advance(61)
+    assert two.send().result is Result.ACCEPTED
+    assert counts(a, b) == (2, 3)
+
+
 def test_where_none_takes_each_is_named(a: OtlpSink, b: OtlpSink) -> None:
     port = closed_port()
     with closing(Two(f"http://127.0.0.1:{port}", b.endpoint)) as two:

@@ -218,6 +218,9 @@ def test_a_code_of_the_backend_that_speaks_of_connections_is_told_in_its_words(
 ) -> None:
     sink.script(Status("UNAVAILABLE", "upstream connect error: Connection refused"))
     assert send(sink.endpoint).reason == "grpc_unavailable"
+    sink.script(Status("UNAVAILABLE", "next hop: Connection reset by peer", retry_delay_s=17))
+    outcome = send(sink.endpoint)
+    assert (outcome.reason, outcome.retry_after_s) == ("grpc_unavailable", 17.0)
 
 
 # ------------------------------------------------------------------------------------- on the way

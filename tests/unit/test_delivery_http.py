@@ -259,6 +259,13 @@ def test_a_redirect_is_not_followed_and_says_where_it_leads(server: Server) -> N
     assert len(server.got) == 1
 
 
+@pytest.mark.parametrize("place", ["http://[elsewhere", "http://\x1b[2Jelsewhere/", "http://"])
+def test_a_redirect_to_nowhere_is_a_refusal_in_one_line(server: Server, place: str) -> None:
+    server.answers = [Answer(302, {"Location": place})]
+    outcome = send(server.url)
+    assert (outcome.result, outcome.message.isprintable()) == (Result.REFUSED, True)
+
+
 def test_a_huge_answer_is_not_read_to_its_end(server: Server) -> None:
     server.answers = [Answer(400, {"Content-Type": "text/plain"}, b"x" * 3_000_000)]
     outcome = send(server.url)

@@ -191,6 +191,27 @@ def test_retry_after_is_obeyed() -> None:
     assert backend.values() == [[1]]
 
 
+@pytest.mark.parametrize("asked_s", [0.0, 1e-9, 0.05])
+def test_a_backend_that_asks_for_no_pause_is_not_pressed(asked_s: float) -> None:
+    """0, or a date that our clock is already past: it is asked no sooner than one that says
+    nothing."""
+    moments = []
+    for pause_s in (None, asked_s):
+        throttled = Outcome(Result.RETRY, "http_429", "HTTP 429", retry_after_s=pause_s)
+        rig = Rig(Backend(lambda body, answer=throttled: answer))  # type: ignore[misc]
+        rig.events.append(event_block(EVENT, [Occurrence()]))
+        lane = rig.events_lane()
+        begun_ns = rig.clock.monotonic_ns()
+        dues = []
+        for _ in range(8):
+            lane.step()
+            dues.append(lane.due_ns - begun_ns)
+            rig.clock.advance_to(lane.due_ns)
+        moments.append(dues)
+    silent, asking = moments
+    assert all(one <= other for one, other in zip(silent, asking, strict=True))
+
+
 def test_delays_are_drawn_below_a_growing_bound() -> None:
     backend = Backend(lambda body: UNAVAILABLE)
     rig = Rig(backend, retry=RetryPolicy(initial_s=1.0, max_s=8.0, max_elapsed_s=0))
