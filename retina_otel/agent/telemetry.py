@@ -145,8 +145,10 @@ class OwnTelemetry:
             Kind.UPDOWN: self._meter.create_observable_up_down_counter,
         }[metric.kind]
 
+        growing = _Growing()
+
         def callback(options: CallbackOptions) -> Iterable[Observation]:
-            return observe()
+            return growing.totals(observe()) if metric.kind is Kind.COUNTER else observe()
 
         create(metric.name, [callback], metric.unit, metric.brief)
 
@@ -266,6 +268,24 @@ class OwnTelemetry:
 
     def _memory(self) -> Iterator[Observation]:
         yield Observation(own_usage()[2])
+
+
+class _Growing:
+    """Totals of one counter, which go on when those who keep them begin anew, as a pipeline does
+    that a reload replaces."""
+
+    def __init__(self) -> None:
+        self._known: dict[frozenset[tuple[str, object]], tuple[float, float]] = {}
+        """By attributes, the newest total, and what there was before its beginning."""
+
+    def totals(self, observed: Iterable[Observation]) -> Iterator[Observation]:
+        for one in observed:
+            key = frozenset((one.attributes or {}).items())
+            newest, before = self._known.get(key, (0, 0))
+            if one.value < newest:
+                before += newest
+            self._known[key] = one.value, before
+            yield Observation(one.value + before, one.attributes)
 
 
 def _exporter(id_: str, unit: str) -> dict[str, str]:
