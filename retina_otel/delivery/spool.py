@@ -7,6 +7,7 @@ for the disk (fdatasync); the cursor does not, so a power failure may bring back
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -154,14 +155,17 @@ class Spool:
         segment.n_items += sum(request.n_items for request in requests)
 
     def oldest(self) -> SpooledRequest | None:
-        """The request to send next, until `advance`; None if there is none. What can't be read, or
-        is too old, is passed over and counted."""
+        """The request to send next, until `advance`; None if there is none, or while the process
+        can't open files. What can't be read, or is too old, is passed over and counted."""
         self._let_go()
         while self._segments:
             segment = self._segments[0]
             try:
                 request = self._read(segment)
             except (CorruptError, OSError) as error:
+                if _is_shortage(error):
+                    self._say(f"{segment.path} of the spool can't be read now: {error}")
+                    return None
                 self._damaged(segment, str(error))
                 self._drop_oldest(_CORRUPT)
                 continue
@@ -189,7 +193,8 @@ class Spool:
 
     def close(self) -> None:
         """Lets go of the directory; what was not sent stays. A second call does nothing."""
-        if self._segments and not self.n_items and self._held is None:
+        self._let_go()
+        if self._segments and not self.n_items:
             self._drop_oldest(_CORRUPT)
         self._seal()
         self._close_reader()
@@ -235,6 +240,8 @@ class Spool:
         try:
             reader = SegmentReader(segment.path, self._content)
         except (CorruptError, OSError) as error:
+            if _is_shortage(error):
+                raise
             self._damaged(segment, str(error))
             return
         start = cursor[1] if cursor is not None and cursor[0] == segment.number else 0
@@ -331,3 +338,8 @@ class Spool:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether it is the process or the machine that lacks something, and no fault of a file."""
+    return isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE, errno.ENOMEM}

@@ -46,7 +46,14 @@ def own(directory: Path) -> int:
 
 
 def _check(directory: Path, fd: int) -> None:
-    if os.fstat(fd).st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    status = os.fstat(fd)
+    if status.st_uid not in {0, os.geteuid()}:
+        # Who owns it may write there at any time.
+        raise ConfigError(
+            f"the spool's directory {directory} belongs to user {status.st_uid}",
+            f"Give it to the agent's user ({os.geteuid()}), with mode 0700",
+        )
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"the spool's directory {directory} can be written by others",
             "Name one in it that is not there yet: it is made with mode 0700. Or give it that mode",

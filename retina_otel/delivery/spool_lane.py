@@ -128,9 +128,9 @@ class SpoolLane(Lane[Any]):
 
     def close(self) -> None:
         """After the last step: what is on the disk stays there."""
+        self._spool.close()
         self._book_losses()
         self._report.keep(self._held)
-        self._spool.close()
 
     def _take(self) -> _FromDisk | _FromMemory | None:
         export = self._from_disk()

@@ -139,6 +139,18 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path) -> None:
         pass
 
 
+def test_a_directory_of_another_user_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To give a directory away one would have to be root.
+    found = list(tmp_path.stat())
+    found[stat.ST_UID] = 12345
+    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="user 12345") as error:
+        patch.setattr(os, "fstat", lambda fd: os.stat_result(found))
+        Opened(tmp_path)
+    assert "Give it to the agent's user" in error.value.remedy
+
+
 @pytest.mark.parametrize("name", ["file", "file/below", "x" * 300])
 def test_a_directory_that_can_not_be_is_one_clear_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
@@ -291,6 +303,29 @@ def test_damage_is_set_aside_counted_and_said_once(tmp_path: Path) -> None:
         assert [each.name for each in tmp_path.glob("*.*")] == [f"{path.stem}.corrupt"]
     with opened(tmp_path) as spool:
         assert (spool.resumed, spool.said, spool.n_bytes) == (0, [], len(whole))
+
+
+@contextlib.contextmanager
+def no_more_files() -> Iterator[None]:
+    """The process may open no file."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_process_that_may_open_no_file_loses_nothing(tmp_path: Path) -> None:
+    with opened(tmp_path, SpoolLimits(1 << 20, 0)) as spool:
+        sent = [b"%d" % number * 60_000 for number in range(9)]
+        for body in sent:
+            spool.put((body, 1))
+        with no_more_files():
+            assert spool.oldest() is None
+        assert (len(spool.said), spool.set_aside) == (1, 0)
+        assert spool.drain() == sent
+        assert spool.lost == {}
 
 
 def test_what_was_set_aside_gives_way_first(tmp_path: Path) -> None:

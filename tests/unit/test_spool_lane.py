@@ -312,6 +312,18 @@ def test_beyond_the_size_the_oldest_are_thrown_away_and_counted(tmp_path: Path) 
     assert rig.ledger.lost == {"events_spool_full": 40_000 - held}
 
 
+def test_what_was_thrown_away_while_it_was_tried_is_not_said_to_be_kept(tmp_path: Path) -> None:
+    small = SpoolLimits(1 << 20, 0)
+    rig = Rig(tmp_path, Backend(lambda body: UNAVAILABLE, Compression.NONE), limits=small)
+    for number in range(40):
+        rig.happen(1 + number * 1000, 1000)
+        rig.run(1)
+    ledger = rig.stop(0)
+    after = Rig(tmp_path, Backend(), limits=small)
+    assert ledger.not_ours == {"events_kept": after.ledger.held}
+    assert ledger.lost == {"events_spool_full": 40_000 - after.ledger.held}
+
+
 def test_damage_costs_what_it_must_and_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
