@@ -248,6 +248,10 @@ class Lane(ABC, Generic[Export]):
             if self.due_ns >= self._deadline_ns:
                 self.give_up()
             return
+        if self._gives_way(self.due_ns):
+            # Nobody will send this one again: what it keeps may go now, however long the pause.
+            self._settle(superseded=True)
+            return
         if not self._gives_way(self._tick_ns):
             self._keep_packed()
         bound_s = self._options.retry.max_elapsed_s
@@ -275,7 +279,9 @@ class Lane(ABC, Generic[Export]):
             lost=self._lost,
             superseded=left if superseded else 0,
         )
-        if not superseded:
+        if superseded:
+            self._without_blocks(self._export)
+        else:
             self._acknowledge(self._export)
         self._forget()
 

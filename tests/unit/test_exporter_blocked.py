@@ -147,8 +147,11 @@ class Churn:
 class Blocked:
     """Lanes of one exporter whose requests wait for their whole timeout, but for the first."""
 
-    def __init__(self, source: Churn, temporality: Temporality) -> None:
+    def __init__(
+        self, source: Churn, temporality: Temporality, pause_s: float | None = None
+    ) -> None:
         self._clock = source.clock
+        self._pause_s = pause_s
         bench = Bench(source.clock)
         options = LaneOptions(
             clock=source.clock,
@@ -188,17 +191,21 @@ class Blocked:
         if self._accepts:
             self._accepts -= 1
             return Outcome(Result.ACCEPTED)
+        if self._pause_s is not None:
+            return Outcome(Result.RETRY, "http_503", "HTTP 503", retry_after_s=self._pause_s)
         self._busy_until_ns = self._clock.monotonic_ns() + int(timeout_s * S)
         return Outcome(Result.RETRY, "timeout", "no answer")
 
 
+@pytest.mark.parametrize("pause_s", [None, 3600.0])
 @pytest.mark.parametrize("temporality", list(Temporality))
 def test_a_blocked_exporter_keeps_no_more_attribute_sets_the_longer_it_lasts(
-    temporality: Temporality,
+    temporality: Temporality, pause_s: float | None
 ) -> None:
-    """Also where an export is tried for ever: events, and a delta of which a part has passed."""
+    """Also where an export is tried for ever: events, and a delta of which a part has passed; and
+    where the backend asks to be left alone for an hour."""
     source = Churn()
-    blocked = Blocked(source, temporality)
+    blocked = Blocked(source, temporality, pause_s)
     most: list[tuple[int, int]] = []
     for _ in range(2):
         used = []
