@@ -47,6 +47,7 @@ def test_a_part_that_is_not_told_is_sent_again_with_the_rest(body: bytes) -> Non
         ([{"index": -1, "statusCode": 500}], (), 1),
         ([{"index": None, "statusCode": 500}], (), 1),
         ([{"index": "0"}, "nonsense", 7], (), 3),
+        ([{"index": 0, "statusCode": [500]}, {"index": {}, "statusCode": {}}], (), 2),
     ],
 )
 def test_of_a_part_each_item_is_taken_rejected_or_sent_again(

@@ -3,7 +3,9 @@ Azure's ingestion may answer: what arrives adds up to what was counted, and the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +14,12 @@ from typing import Any
 
 import pytest
 
+from retina_otel.delivery.tls import TlsOptions
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
+from retina_otel.exporters.azure_monitor.connection_string import parse
+from retina_otel.exporters.azure_monitor.ingestion import IngestionSender
 from retina_otel.testing.application_insights import KEY, Answer, ApplicationInsights
-from retina_otel.testing.exporters import METRIC, Bench, Source
+from retina_otel.testing.exporters import METRIC, Bench, ManualClock, Source
 
 FAST = {
     "interval": "50ms",
@@ -254,6 +259,51 @@ def test_a_request_that_is_too_large_is_halved_and_smaller_ones_follow(
     running.stop()
     assert [len(request.envelopes) for request in azure.received] == [10, 5, 5]
     assert_all_arrived(azure, running)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"errors": [{"index": [], "statusCode": {}}]}', b"\xff", b"7"]
+)
+def test_a_request_that_was_taken_is_not_sent_again_whatever_the_answer_says(
+    azure: ApplicationInsights, run: Callable[..., Running], body: bytes
+) -> None:
+    azure.script(Answer(body=body))
+    running = run()
+    running.source.count(a=5)
+    azure.wait_for(azure.points)
+    running.stop()
+    assert azure.sums(METRIC.name) == running.truth
+    assert running.ledger.exports["points"].exported == len(azure.points()) == 1
+
+
+def test_an_endpoint_that_sends_a_byte_now_and_then_is_a_timeout_all_the_same(
+    run: Callable[..., Running],
+) -> None:
+    over = threading.Event()
+
+    def trickle(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.sendall(b"HTTP/1.1")
+            while not over.wait(0.05):
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle, args=(listener,))
+        thread.start()
+        target = parse(
+            f"InstrumentationKey={KEY};IngestionEndpoint=http://127.0.0.1:{listener.getsockname()[1]}",
+            "it",
+        )
+        sender = IngestionSender(target, clock=ManualClock(), tls=TlsOptions())
+        cut = threading.Timer(5.0, over.set)  # which would be another reason
+        cut.start()
+        outcome = sender.send(sender.pack(b"[]", 0), 0.4)
+        cut.cancel()
+        over.set()
+        thread.join(10)
+        sender.close()
+    assert outcome.reason == "timeout"
 
 
 def test_a_redirect_to_the_same_host_is_followed_and_kept(

@@ -145,8 +145,8 @@ def test_a_directory_of_another_user_is_refused(
     # To give a directory away one would have to be root.
     found = list(tmp_path.stat())
     found[stat.ST_UID] = 12345
-    with monkeypatch.context() as patch, pytest.raises(ConfigError, match="user 12345") as error:
-        patch.setattr(os, "fstat", lambda fd: os.stat_result(found))
+    monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result(found))
+    with pytest.raises(ConfigError, match="user 12345") as error:
         Opened(tmp_path)
     assert "Give it to the agent's user" in error.value.remedy
 

@@ -70,7 +70,7 @@ def _partly(track: dict[str, Any], n_items: int, where: str, wait: float | None)
     again: set[int] = set()
     refused: set[int] = set()
     for error in errors:
-        index, status = error.get("index"), error.get("statusCode")
+        index, status = error.get("index"), _status(error)
         if isinstance(index, int) and 0 <= index < n_items:
             later = status in _RETRYABLE or status in _QUOTA
             (again if later else refused).add(index)
@@ -82,7 +82,7 @@ def _partly(track: dict[str, Any], n_items: int, where: str, wait: float | None)
     rejected = min(rejected, n_items - len(again))
     if not again and not rejected:
         return Verdict(Outcome(Result.ACCEPTED))
-    if again and wait is None and any(error.get("statusCode") in _QUOTA for error in errors):
+    if again and wait is None and any(_status(error) in _QUOTA for error in errors):
         wait = _QUOTA_PAUSE_S
     message = f"{where}: took {n_items - len(again) - rejected} of {n_items} items"
     if said := _first_message(errors):
@@ -97,6 +97,11 @@ def _partly(track: dict[str, Any], n_items: int, where: str, wait: float | None)
         ),
         tuple(sorted(again)),
     )
+
+
+def _status(error: dict[str, Any]) -> int | None:
+    status = error.get("statusCode")
+    return status if isinstance(status, int) else None
 
 
 def _track(response: Response) -> dict[str, Any]:

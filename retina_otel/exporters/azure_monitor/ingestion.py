@@ -8,6 +8,7 @@ Azure, Entra or the network does raises here.
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from http.client import HTTPException
 from typing import Any
@@ -33,8 +34,10 @@ from retina_otel.exporters.azure_monitor.envelopes import taken_apart, together
 from retina_otel.exporters.azure_monitor.sdk import Answer, Transport, quiet
 
 _MOST_REDIRECTS = 5
-_MAX_ANSWER_BYTES = 1 << 20
-"""An answer to a part of a request has a line for each envelope that was refused."""
+_SHORTEST_S = 0.1
+_MAX_ANSWER_BYTES = 4 << 20
+"""An answer to a part of a request has a line for each envelope that was refused: some 400 bytes
+for each of the 10,000 that a request may have at most."""
 _AZURE = (
     ".applicationinsights.azure.com",
     ".applicationinsights.azure.cn",
@@ -73,8 +76,8 @@ class IngestionSender:
         return Packed(data, encoding, n_items, len(body))
 
     def send(self, packed: Packed, timeout_s: float) -> Outcome:
-        """Posts a request. At most `timeout_s` for connecting and for each wait on the network;
-        getting a token has its own timeouts."""
+        """Posts a request: connecting, sending and the answer, all within `timeout_s`. Getting a
+        token has its own timeouts."""
         self._network.begin(timeout_s)
         headers = {"Content-Encoding": packed.encoding} if packed.encoding else {}
         refusal: Exception | None = None
@@ -88,6 +91,10 @@ class IngestionSender:
             return explain(error, self.shown)
         except RetinaError as error:
             return Outcome(Result.RETRY, "tls_files", error.message, error.remedy)
+        except Exception:
+            # Theirs stumbled over an answer: the request came there all the same.
+            if self._network.answer is None:
+                raise
         answer = self._network.answer
         if answer is None:
             return self._no_token(refusal)
@@ -136,8 +143,9 @@ class _Network(Transport):
 
     def send(self, request: Any, **options: Any) -> Answer:
         path = urlsplit(request.url).path
+        deadline = time.monotonic() + self._timeout_s
         for _ in range(_MOST_REDIRECTS):
-            self.answer = self._post(path, request.content, dict(request.headers))
+            self.answer = self._post(path, request.content, dict(request.headers), deadline)
             place = urlsplit(self.answer.header("Location") or "")
             if self.answer.status not in {307, 308} or not self._may_lead_to(place):
                 break
@@ -155,15 +163,27 @@ class _Network(Transport):
         self._aborted.set()
         self._connections.abort()
 
-    def _post(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
+    def _post(self, path: str, body: bytes, headers: dict[str, str], deadline: float) -> Response:
         if self._aborted.is_set():
             raise ConnectionAbortedError("the exporter is stopping")
+        left_s = max(_SHORTEST_S, deadline - time.monotonic())
+        try:
+            with self._connections.within(left_s):
+                return self._answered(path, body, headers, left_s)
+        except (HTTPError, HTTPException, OSError) as error:
+            if time.monotonic() >= deadline and not self._aborted.is_set():
+                raise TimeoutError from error
+            raise
+
+    def _answered(
+        self, path: str, body: bytes, headers: dict[str, str], timeout_s: float
+    ) -> Response:
         answer = self._connections.pool().urlopen(
             "POST",
             self._connections.path(path),
             body=body,
             headers=headers,
-            timeout=urllib3.Timeout(total=self._timeout_s),
+            timeout=urllib3.Timeout(total=timeout_s),
             retries=False,
             redirect=False,
             assert_same_host=False,

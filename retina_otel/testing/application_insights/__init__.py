@@ -46,6 +46,8 @@ class Answer:
     """Of a 206: which envelopes are not taken, by index, and the status of each."""
     message: str = "said by the test"
     location: str = ""
+    body: bytes | None = None
+    """Instead of what a good server says."""
     reset: bool = False
     """Reset the connection instead of answering; what came was not taken."""
     wait: threading.Event | None = None
@@ -285,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer(self, answer: Answer, body: object) -> None:
-        text = json.dumps(body).encode()
+        text = json.dumps(body).encode() if answer.body is None else answer.body
         self.send_response(answer.status, "as told")
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(text)))
