@@ -137,6 +137,9 @@ class Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def do_GET(self) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            # Nobody reads a body here, and it must not be read as another request.
+            self.close_connection = True
         access = self.server.access
         if access is None or access.allows(self.headers.get("Authorization", "")):
             self.respond()

@@ -95,3 +95,14 @@ def test_who_sends_a_request_byte_by_byte_has_no_more_time_than_others() -> None
             break
     assert answers == [b""]
     server.stop()
+
+
+def test_what_follows_a_request_that_has_a_body_is_not_taken_for_the_next_one(
+    server: Server,
+) -> None:
+    hidden = b"HEAD /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
+    for length in (b"Content-Length: %d" % len(hidden), b"Transfer-Encoding: chunked"):
+        with closing(socket.create_connection(("127.0.0.1", server.port), 5)) as client:
+            client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n%b" % (length, hidden))
+            answers = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answers.count(b"HTTP/1.1 ") == 1
