@@ -32,7 +32,8 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self._thread.start()
 
     def stop(self) -> None:
-        """New connections are refused; those that are open may end by themselves."""
+        """New connections are refused; on those that are open what is under way may end, and a
+        handler sees by `ending` to it that nothing else begins."""
         self.ending = True
         self.socket.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:

@@ -140,6 +140,10 @@ class Handler(BaseHTTPRequestHandler):
         if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
             # Nobody reads a body here, and it must not be read as another request.
             self.close_connection = True
+        if self.server.ending:
+            # On a connection that was kept open: what it asks is answered by who listens now.
+            self.close_connection = True
+            return
         access = self.server.access
         if access is None or access.allows(self.headers.get("Authorization", "")):
             self.respond()

@@ -106,3 +106,16 @@ def test_what_follows_a_request_that_has_a_body_is_not_taken_for_the_next_one(
             client.sendall(b"HEAD / HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n%b" % (length, hidden))
             answers = b"".join(iter(lambda: client.recv(4096), b""))
         assert answers.count(b"HTTP/1.1 ") == 1
+
+
+def test_after_a_stop_a_connection_that_was_kept_open_gets_no_further_answer() -> None:
+    """Whoever listens next, after a reload, has the newest to say."""
+    server = Server("127.0.0.1:0", Answer, timeout_s=5.0, logger=logging.getLogger("test.serving"))
+    server.start("test")
+    asked = b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n"
+    with closing(socket.create_connection(("127.0.0.1", server.port), 5)) as client:
+        client.sendall(asked)
+        assert client.recv(4096).endswith(b"\r\n\r\n")
+        server.stop()
+        client.sendall(asked)
+        assert client.recv(4096) == b""

@@ -45,7 +45,7 @@ class Running:
         self.readers = readers = [
             source.accumulator.reader(
                 "test",
-                temporality=temporality,
+                temporality=Temporality.DELTA if delta else Temporality.CUMULATIVE,
                 zero_points=self.exporter.zero_points,
                 stale_markers=self.exporter.stale_markers,
                 linger_ns=self.exporter.linger_ns,
@@ -195,9 +195,9 @@ def test_a_request_of_one_line_gets_the_page_and_nothing_else(running: Running) 
 def test_what_a_scraper_accepts_may_be_said_in_several_lines(running: Running) -> None:
     with closing(http.client.HTTPConnection("127.0.0.1", running.exporter.port, 5)) as client:
         client.putrequest("GET", "/metrics", skip_accept_encoding=True)
-        for name in ("Accept", "Accept-Encoding"):
-            client.putheader(name, "image/png" if name == "Accept" else "br")
-            client.putheader(name, OPENMETRICS if name == "Accept" else "gzip")
+        for one, other in (("image/png", "br"), (OPENMETRICS, "gzip")):
+            client.putheader("Accept", one)
+            client.putheader("Accept-Encoding", other)
         client.endheaders()
         response = client.getresponse()
         assert gzip.decompress(response.read()).endswith(b"# EOF\n")
@@ -213,7 +213,7 @@ def test_names_that_are_no_utf8_make_no_two_points_of_one_series(running: Runnin
 def test_a_page_that_cannot_be_made_is_told_and_holds_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    running = Running(temporality=Temporality.DELTA)
+    running = Running(delta=True)
     running.source.count(a=3)
     with pytest.raises(http.client.RemoteDisconnected), caplog.at_level(logging.ERROR):
         running.get()
