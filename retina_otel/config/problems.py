@@ -13,13 +13,17 @@ from pydantic_core import ErrorDetails
 
 from retina_otel.config.document import Document, KeyPath
 from retina_otel.config.registry import nearest
+from retina_otel.delivery.header_names import is_header_name
 from retina_otel.errors import ConfigError
 
 _SECRET = re.compile(
-    r"token|password|secret|header|credential|connection_string|(^|_)key$", re.IGNORECASE
+    r"token|password|secret|header|credential|connection_string|(^|_)key$"
+    r"|^(bearer|basic|username|proxy_url)$",
+    re.IGNORECASE,
 )
+"""Keys whose values may be secret, also where they are not what they should be."""
 
-_URL_WITH_MORE = re.compile(r"//[^/]*@|//.*\?")
+_URL_WITH_MORE = re.compile(r"//[^/]*@|:.*@|//.*\?")
 """User, password and query of a URL may be secret."""
 
 
@@ -61,7 +65,7 @@ def _one(
 ) -> ConfigError:
     detail = details[0]
     where = _where(path, documents)
-    dotted = ".".join(path)
+    dotted = ".".join(_named(path))
     if detail["type"] == "extra_forbidden":
         known = fields_at(tree, path[:-1])
         close = nearest(path[-1], known)
@@ -103,7 +107,14 @@ def _shown(value: Any) -> str:
 
 
 def _secret(path: KeyPath) -> bool:
-    return any(_SECRET.search(part) for part in path)
+    return path[-1:] == ("auth",) or any(_SECRET.search(part) for part in path)
+
+
+def _named(path: KeyPath) -> KeyPath:
+    """A path without what is no name of a header, but perhaps all of one, with its value."""
+    end = path.index("headers") + 1 if "headers" in path else len(path)
+    rest = (part if is_header_name(part) else "..." for part in path[end:])
+    return (*path[:end], *rest)
 
 
 def _where(path: KeyPath, documents: Sequence[Document]) -> str:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
 from retina_otel.delivery.auth import AuthSettings
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.grpc_endpoint import GrpcEndpoint, Keepalive
+from retina_otel.delivery.header_names import is_header_name, shown_name
 from retina_otel.delivery.http import fault_of_url
 from retina_otel.delivery.proxies import fault_of_proxy
 from retina_otel.delivery.retry import RetryPolicy
@@ -21,6 +22,7 @@ __all__ = [
     "AuthSettings",
     "GrpcAddress",
     "GrpcTlsSettings",
+    "Headers",
     "HttpUrl",
     "KeepaliveSettings",
     "OtlpCompression",
@@ -58,6 +60,20 @@ def _proxy_url(url: SecretStr) -> SecretStr:
 
 ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 """A proxy on the way to an endpoint."""
+
+
+def _named(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    for name in headers:
+        if not is_header_name(name):
+            raise ValueError(
+                f"the header {shown_name(name)!r} can't be sent: names are letters, digits, - and "
+                "_, without a colon"
+            )
+    return headers
+
+
+Headers = Annotated[dict[str, SecretStr], AfterValidator(_named)]
+"""Headers of each request, by name."""
 
 
 def _of_otlp(compression: Compression) -> Compression:

@@ -24,7 +24,7 @@ from retina_otel.delivery.environment import (
 from retina_otel.delivery.failover import FailoverSender
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push, Sender
-from retina_otel.delivery.settings import AuthSettings, ProxyUrl, RetrySettings
+from retina_otel.delivery.settings import AuthSettings, Headers, ProxyUrl, RetrySettings
 from retina_otel.delivery.spool_settings import SpoolSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
@@ -46,7 +46,7 @@ class OtlpSettings(Settings):
     failback_interval: PositiveDuration = Field(default="1m", validate_default=True)
     """With `endpoints`: how often one that is not the first gives way to a try with the first."""
 
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    headers: Headers = Field(default_factory=dict)
     """Headers of each request, as for authentication. Never logged. They are added to those of
     OTEL_EXPORTER_OTLP_HEADERS and win over them."""
 

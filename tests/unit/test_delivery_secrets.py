@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
+from retina_otel.config.document import parse_document
+from retina_otel.config.problems import translate
 from retina_otel.delivery.environment import OtlpEnvironment
 from retina_otel.delivery.grpc import METRICS_METHOD, GrpcSender, GrpcTarget
 from retina_otel.delivery.http import HttpSender, HttpTarget
 from retina_otel.errors import ConfigError
+from retina_otel.exporters.otlp_http import OtlpHttpSettings
 from retina_otel.testing.exporters import ManualClock
 
 
@@ -63,3 +67,26 @@ def test_a_proxy_of_the_environment_that_is_none_is_refused_and_not_shown(
             make()
         assert "hunter2" not in str(error.value)
         assert "proxy_url" in error.value.remedy
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "endpoint: 'user:hunter2@host:4318'",
+        "endpoint: 'http://user:hunter2/x@host:4318'",
+        "proxy_url: hunter2",
+        "auth: hunter2",
+        "auth: {bearer: hunter2}",
+        "auth: {basic: {username: 'user:hunter2', password_file: /x}}",
+        "headers: {'Authorization: Bearer hunter2': x}",
+        "headers: {'Authorization: Bearer hunter2': [x]}",
+    ],
+)
+def test_a_setting_that_is_wrong_does_not_show_the_secret_in_it(settings: str) -> None:
+    document = parse_document(settings, "f", {})
+    with pytest.raises(ValidationError) as caught:
+        OtlpHttpSettings(**document.data)
+    [error] = translate(caught.value, OtlpHttpSettings, [document])
+    assert "hunter2" not in f"{error} {error.path}"
+    assert error.path.partition(".")[0] == settings.partition(":")[0]
+    assert "f:1" in str(error)
