@@ -330,9 +330,9 @@ class Spool:
 
     def _seal(self) -> None:
         """Nothing more is appended to the newest segment."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _close_reader(self) -> None:
         if self._reader is not None:

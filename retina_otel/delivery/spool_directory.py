@@ -83,12 +83,19 @@ class Cursor:
         self._say = say
         self._fd = -1
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-            self._fd = os.open(path, flags, 0o600)
-            if not os.fstat(self._fd).st_size:
-                self.write(0, 0)  # so that it has its room when the disk is full
+            self._open()
         except OSError as error:
-            say(f"{path} can't be opened: {error.strerror}")
+            say(f"{path} can't be opened, and is made anew: {error.strerror}")
+            # Numbers of segments begin anew without it, so it must not be believed later.
+            with contextlib.suppress(OSError):
+                path.unlink()
+                self._open()
+
+    def _open(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        self._fd = os.open(self._path, flags, 0o600)
+        if not os.fstat(self._fd).st_size:
+            self.write(0, 0)  # so that it has its room when the disk is full
 
     def read(self) -> tuple[int, int] | None:
         """None if there is none."""
@@ -98,6 +105,7 @@ class Cursor:
             raw = os.pread(self._fd, _CURSOR.size + _CRC.size, 0)
         except OSError as error:
             self._say(f"{self._path} can't be read: {error.strerror}")
+            self.write(0, 0)  # as when it can't be opened
             return None
         if len(raw) < _CURSOR.size + _CRC.size:
             return None

@@ -360,6 +360,47 @@ def test_a_damaged_cursor_sends_again_rather_than_losing(tmp_path: Path) -> None
         assert "sent again" in spool.said[0]
 
 
+def test_a_cursor_that_could_not_be_read_once_is_never_believed_again(tmp_path: Path) -> None:
+    with opened(tmp_path) as spool:
+        for number in range(40):
+            spool.put((b"%d" % number * 300_000, 1))
+        spool.drain()
+    old = (tmp_path / "cursor").read_bytes()
+    (tmp_path / "cursor").unlink()
+    (tmp_path / "cursor").symlink_to("kept")
+    (tmp_path / "kept").write_bytes(old)
+    with opened(tmp_path) as spool:
+        spool.put((b"new", 1))
+        assert len(spool.said) == 1
+    assert (tmp_path / "kept").read_bytes() == old
+    with opened(tmp_path) as spool:
+        assert (spool.drain(), spool.said) == ([b"new"], [])
+
+
+def test_a_file_that_could_not_be_closed_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    def closes_and_fails(fd: int) -> None:
+        close(fd)
+        fails(fd)
+
+    close = os.close
+    with opened(tmp_path / "spool") as spool:
+        spool.put((b"sure", 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fdatasync", fails)
+            patch.setattr(os, "close", closes_and_fails)
+            with pytest.raises(OSError, match="Input/output error"):
+                spool.put((b"not sure", 1))
+        with (tmp_path / "other").open("w+b"):  # has the descriptor now
+            spool.put((b"later", 1))
+        assert (tmp_path / "other").read_bytes() == b""
+        assert spool.drain() == [b"sure", b"later"]
+
+
 def test_links_and_pipes_are_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_bytes(b"untouched")
