@@ -90,7 +90,7 @@ class RemoteWriteSender:
         self.protocol = protocol
         """The version in use."""
         self._known = protocol is Protocol.V1
-        """Whether the backend has shown that it takes this version."""
+        """Whether the backend has once shown that it takes this version."""
         self._sending: Packed | None = None
         self._answer: Response | None = None
 
@@ -108,12 +108,16 @@ class RemoteWriteSender:
         if self.protocol is Protocol.V1:
             return self._send_version_1(self._in_version_1(packed), deadline)
         outcome = self._send(Protocol.V2, packed, deadline)
-        if self._known or self._answer is None:
-            return outcome
         answer = self._answer
-        told = _written(answer) is not None
-        if told or not (answer.status in (400, 415) or 200 <= answer.status < 300):
-            self._known = told
+        if answer is None:
+            return outcome
+        if _written(answer) is not None:
+            self._known = True
+            return outcome
+        # A receiver of 1.0 reads an empty request, says 2xx and writes nothing: also one that has
+        # taken the place of one of 2.0. A 400 may as well be about the samples.
+        unread = answer.status == 415 or 200 <= answer.status < 300
+        if not unread and (self._known or answer.status != 400):
             return outcome
         return self._fall_back(packed, deadline, outcome)
 

@@ -273,6 +273,21 @@ def test_a_backend_of_version_1_is_given_version_1_and_nothing_is_lost(
     assert running.bench.reasons == []
 
 
+@pytest.mark.parametrize("kind", ["1", "deaf"])
+def test_a_backend_that_takes_version_2_no_more_is_given_version_1_and_nothing_is_lost(
+    kind: str, receiver: Receiver, run: Callable[..., Running]
+) -> None:
+    """As after a rollback: a receiver of 1.0 says 2xx to a request of 2.0, and writes nothing."""
+    running = run(protocol="2.0")
+    running.source.count(a=11)
+    wait_until(lambda: receiver.last() == {"a": 11})
+    receiver.kind = kind
+    running.source.count(a=11, b=13)
+    wait_until(lambda: receiver.last() == {"a": 22, "b": 13})
+    running.stop()
+    assert (running.ledger.difference, dict(running.ledger.lost)) == (0, {})
+
+
 def test_an_error_does_not_make_a_backend_one_of_version_1(
     receiver: Receiver, run: Callable[..., Running]
 ) -> None:
