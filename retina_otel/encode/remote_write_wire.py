@@ -56,20 +56,25 @@ def split(body: bytes) -> tuple[bytes, bytes] | None:
 
 
 def without_zero_points(body: bytes) -> tuple[bytes, int] | None:
-    """A request of version 1.0 without the samples of value 0 that are older than its newest, and
-    with how many points less; None if it has none, or has nothing else."""
+    """A request of version 1.0 without the points of value 0 that are older than its newest, and
+    with how many points less; None if it has none, or has nothing else. A histogram's point stays
+    whole: it is 0 if all of its series are."""
     _, series, metadata = _parsed(body)
     samples = [_sample_1(each.field) for each in series]
     newest = max(time for time, _ in samples)
-    kept = [
-        each
-        for each, (time, value) in zip(series, samples, strict=True)
-        if time == newest or value != bytes(8)
-    ]
-    if len(kept) == len(series):
-        return None
-    n_points = [sum(1 for _ in _ends_of_points(some)) for some in (series, kept)]
-    return _request_1(kept, metadata), n_points[0] - n_points[1]
+    old_zero = [time < newest and value == bytes(8) for time, value in samples]
+    kept: list[_Series] = []
+    low = missing = 0
+    for end in _ends_of_points(series):
+        if series[low].name == b"target_info":
+            kept.append(series[low])
+            low += 1
+        if all(old_zero[low : end + 1]):
+            missing += 1
+        else:
+            kept += series[low : end + 1]
+        low = end + 1
+    return (_request_1(kept, metadata), missing) if missing else None
 
 
 def as_version_1(body: bytes) -> bytes:

@@ -13,6 +13,7 @@ from retina_otel.encode.remote_write_wire import (
     count_samples,
     is_version_2,
     split,
+    without_zero_points,
 )
 from retina_otel.encode.requests import Request
 from retina_otel.model.signals import Kind, Metric
@@ -84,3 +85,32 @@ def test_a_request_of_version_2_can_be_written_as_one_of_version_1() -> None:
 @VERSIONS
 def test_samples_are_counted(version: str) -> None:
     assert count_samples(request(version).body) == 7 + 7 * 5 + 7 + 1
+
+
+def test_zero_points_are_left_out_whole_and_no_bucket_of_another_point() -> None:
+    """A histogram that ended is told at its end, which is before the newest point."""
+    start = TIMES["start_ns"]
+    counter = Metric("m", Kind.COUNTER, "", "", scope="a")
+    histogram = Metric("h", Kind.HISTOGRAM, "s", "", scope="a", boundaries=(1.0, 2.0))
+    at = [{"start_ns": start, "time_ns": start + n * 10**6} for n in range(3)]
+    blocks = [
+        point_block(counter, [Point(0, {"pod": "p"}, **at[0]), Point(3, {"pod": "p"}, **at[2])]),
+        point_block(
+            histogram,
+            [
+                Point(0, {"pod": "p"}, buckets=(0, 0, 0), **at[0]),
+                Point(0, {"pod": "p"}, buckets=(0, 2, 3), **at[1]),
+            ],
+        ),
+    ]
+    (whole,) = remote_write.encoder(SeriesOptions(RESOURCE)).requests(blocks, 1 << 20)
+    found = without_zero_points(whole.body)
+    assert found is not None
+    assert found[1] == 2
+    original = decode_body(whole.body, V1).series
+    assert original[0].name == "target_info"
+    oldest = min(each.samples[0].time_ms for each in original)
+    assert decode_body(found[0], V1).series == tuple(
+        each for each in original if each.samples[0].time_ms > oldest
+    )
+    assert without_zero_points(found[0]) is None
