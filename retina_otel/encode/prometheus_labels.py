@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from operator import itemgetter
 
@@ -96,9 +96,7 @@ class LabelTable(SetTable):
         blob = self._blob(pairs)
         self.blobs[number] = blob
         self.lengths[number] = len(blob)
-        # Of one text for each label: sums of hashes of pairs are often equal where ends swap places.
-        total = sum(hash(f"{name}\0{value}") for name, value in pairs.items())
-        self.hashes[number] = np.uint64(total & 2**64 - 1)
+        self.hashes[number] = _hash(pairs)
         self._names_of[number] = self._names.intern(frozenset(pairs))
 
     def parts(
@@ -114,8 +112,7 @@ class LabelTable(SetTable):
         for ids in columns[1:]:
             lengths += self.lengths[ids]
         for row in self._shared(*columns):
-            pairs = [pair for ids in columns for pair in self.sets.get(int(ids[row]))]
-            merged = self._blob(named_labels(tuple(pairs), self._naming))
+            merged = self._blob(self._joined(row, columns))
             parts[0][row] = merged
             lengths[row] = len(merged)
             for part in parts[1:]:
@@ -131,11 +128,24 @@ class LabelTable(SetTable):
         out = np.zeros(len(columns[0]), np.uint64)
         for ids in columns:
             out += self.hashes[ids]
+        for row in self._shared(*columns):
+            out[row] = _hash(self._joined(row, columns))
         return out
+
+    def _joined(self, row: int, columns: Sequence[npt.NDArray[np.int32]]) -> dict[str, str]:
+        """The labels of one row."""
+        pairs = [pair for ids in columns for pair in self.sets.get(int(ids[row]))]
+        return named_labels(tuple(pairs), self._naming)
 
     def _shared(self, *columns: npt.NDArray[np.int32]) -> list[int]:
         """Rows whose sets share a label."""
         width = len(self._names)
+        used = [
+            np.flatnonzero(np.bincount(self._names_of[ids], minlength=width)) for ids in columns
+        ]
+        names = [frozenset[str]().union(*(self._names[n] for n in one.tolist())) for one in used]
+        if not any(one & other for one, other in combinations(names, 2)):
+            return []
         combined = np.zeros(len(columns[0]), np.int64)
         for ids in columns:
             combined = combined * width + self._names_of[ids]
@@ -149,6 +159,12 @@ class LabelTable(SetTable):
             if any(one & other for one, other in combinations(held, 2)):
                 found += np.flatnonzero(combined == combination).tolist()
         return found
+
+
+def _hash(pairs: Mapping[str, str]) -> np.uint64:
+    # Of one text for each label: sums of hashes of pairs are often equal where ends swap places.
+    total = sum(hash(f"{name}\0{value}") for name, value in pairs.items())
+    return np.uint64(total & 2**64 - 1)
 
 
 class LabelNames:

@@ -221,6 +221,17 @@ def test_attributes_of_one_series_that_become_one_label_are_joined_in_key_order(
     }
 
 
+def test_joined_labels_that_another_series_has_as_they_are_make_no_second_point() -> None:
+    metric = Metric("m", Kind.COUNTER, "By", "", scope=SCOPE)
+    joined = Point(1, {"a.b": "2"}, own={"a_b": "3"}, time_ns=10)
+    renderer = PrometheusRenderer({})
+    block = point_block(metric, [joined, Point(2, own={"a_b": "2;3"}, time_ns=11)])
+    assert series(renderer.render([block]), False) == {
+        expected_key("m_bytes_total", {"a_b": "2;3"}): 2
+    }
+    assert renderer.families.duplicates == 1
+
+
 def test_a_name_taken_by_another_type_is_left_out_and_said() -> None:
     renderer = PrometheusRenderer({"service.name": "x"})
 
