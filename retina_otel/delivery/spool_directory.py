@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+from retina_otel.delivery.spool_segments import sync_directory
 from retina_otel.errors import ConfigError
 
 _CURSOR = struct.Struct("<QQ")
@@ -23,8 +24,11 @@ _CRC = struct.Struct("<I")
 def own(directory: Path) -> int:
     """Locks the directory, made if it is not there, for as long as the descriptor is open."""
     try:
+        made = [each for each in (directory, *directory.parents) if not each.exists()]
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700, parents=True)
+        for each in made:
+            sync_directory(each.parent)
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
         raise ConfigError(

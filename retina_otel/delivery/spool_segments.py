@@ -53,6 +53,15 @@ class RecordHead:
         return self.offset + RECORD_HEADER + self.n_bytes
 
 
+def sync_directory(directory: Path) -> None:
+    """Waits until the disk has the names in it."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def segment_header(content: bytes, begun_ns: int) -> bytes:
     """`content` names what the requests are; a reader takes no segment of another one."""
     fixed = _SEGMENT.pack(_MAGIC, VERSION, 0, content, begun_ns)
@@ -142,11 +151,7 @@ class SegmentWriter:
         self.size = 0
         try:
             self._write(segment_header(content, begun_ns))
-            directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            sync_directory(path.parent)
         except OSError:
             self.close()
             path.unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -120,6 +120,25 @@ def test_only_the_agent_may_read_it(tmp_path: Path) -> None:
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in spool.directory.iterdir()}
         assert modes == {"cursor": 0o600, segments(spool.directory)[0].name: 0o600}
         assert stat.S_IMODE(spool.directory.stat().st_mode) == 0o700
+
+
+def test_directories_that_were_made_are_on_the_disk_before_what_is_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def noting(call: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(fd: int) -> None:
+            synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), tmp_path))
+            call(fd)
+
+        return noted
+
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+    monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    for _ in range(2):
+        with opened(tmp_path / "a" / "b") as spool:
+            spool.put((b"x", 1))
+    assert synced == ["a", ".", "a/b", f"a/b/{1:016d}.segment", "a/b", f"a/b/{2:016d}.segment"]
 
 
 def test_a_directory_has_one_owner(tmp_path: Path) -> None:
