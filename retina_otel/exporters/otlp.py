@@ -27,6 +27,7 @@ from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push, Sender
 from retina_otel.delivery.settings import AuthSettings, Headers, ProxyUrl, RetrySettings
 from retina_otel.delivery.spool_settings import SpoolSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
+from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality
 
 USER_AGENT = f"retina-otel/{__version__}"
@@ -135,37 +136,21 @@ class OtlpExporter(ABC, Generic[S]):
             or milliseconds(name, variables.get(name, "").strip())
             or _DEFAULT_INTERVAL_S
         )
-        self.senders = {signal: self._first_that_takes(signal) for signal in ("metrics", "logs")}
+        self.senders: dict[str, Sender] = {}
+        """By signal, without those that the environment sends another way."""
+        self._unusable: dict[str, ConfigError] = {}
+        for signal in ("metrics", "logs"):
+            try:
+                self.senders[signal] = self._first_that_takes(signal)
+            except ConfigError as error:
+                if not self._foreign(signal):
+                    raise
+                self._unusable[signal] = error
         self._push = Push(
             context,
             settings.retry_on_failure.policy(),
-            MetricsRoute(
-                encode=lambda: (
-                    MetricsEncoder(
-                        context.resource,
-                        resource_model=settings.resource_model,
-                        entity_refs=settings.entity_refs,
-                    ).requests
-                ),
-                sender=self.senders["metrics"],
-                split=METRICS.split,
-                interval_s=self.interval_s,
-                timeout_s=self._timeout_s("metrics"),
-                max_bytes=settings.max_request_bytes,
-                temporality=self.temporality,
-                shared=self._shared("metrics", settings.resource_model),
-            ),
-            EventsRoute(
-                encode=lambda: (
-                    LogsEncoder(context.resource, entity_refs=settings.entity_refs).requests
-                ),
-                sender=self.senders["logs"],
-                split=LOGS.split,
-                interval_s=settings.events_interval,
-                timeout_s=self._timeout_s("logs"),
-                max_bytes=settings.max_request_bytes,
-                shared=self._shared("logs"),
-            ),
+            self._metrics_route() if "metrics" in self.senders else None,
+            self._events_route() if "logs" in self.senders else None,
             spool=settings.spool.place("otlp-logs") if settings.spool else None,
         )
 
@@ -190,7 +175,12 @@ class OtlpExporter(ABC, Generic[S]):
         """Whether requests leave this machine unencrypted."""
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
-        self._warn_of_protocol()
+        """Raises ConfigError for a signal that the environment sends another way."""
+        used = [signal for signal, given in (("metrics", metrics), ("logs", events)) if given]
+        for signal in used:
+            if signal in self._unusable:
+                raise self._unusable[signal]
+        self._warn_of_protocol(used)
         self._warn_of_secrets()
         self._push.start(metrics, events)
 
@@ -201,7 +191,7 @@ class OtlpExporter(ABC, Generic[S]):
         """Where each signal goes, without what may be secret: for logs and `validate`."""
         return {
             signal: ", ".join(self.shown(each) for each in self.endpoints(signal))
-            for signal in ("metrics", "logs")
+            for signal in self.senders
         }
 
     def environment(self, signal: str) -> OtlpEnvironment:
@@ -215,6 +205,45 @@ class OtlpExporter(ABC, Generic[S]):
             overridden.add("authorization")
         general = self.environment(signal).headers
         return {**{k: v for k, v in general.items() if k.lower() not in overridden}, **own}
+
+    def _metrics_route(self) -> MetricsRoute:
+        resource, settings = self.context.resource, self.settings
+        return MetricsRoute(
+            encode=lambda: (
+                MetricsEncoder(
+                    resource,
+                    resource_model=settings.resource_model,
+                    entity_refs=settings.entity_refs,
+                ).requests
+            ),
+            sender=self.senders["metrics"],
+            split=METRICS.split,
+            interval_s=self.interval_s,
+            timeout_s=self._timeout_s("metrics"),
+            max_bytes=settings.max_request_bytes,
+            temporality=self.temporality,
+            shared=self._shared("metrics", settings.resource_model),
+        )
+
+    def _events_route(self) -> EventsRoute:
+        resource, settings = self.context.resource, self.settings
+        return EventsRoute(
+            encode=lambda: LogsEncoder(resource, entity_refs=settings.entity_refs).requests,
+            sender=self.senders["logs"],
+            split=LOGS.split,
+            interval_s=settings.events_interval,
+            timeout_s=self._timeout_s("logs"),
+            max_bytes=settings.max_request_bytes,
+            shared=self._shared("logs"),
+        )
+
+    def _foreign(self, signal: str) -> bool:
+        """Whether the environment decides where a signal goes, and by another protocol."""
+        settings = self.settings
+        own = settings.metrics_endpoint if signal == "metrics" else settings.logs_endpoint
+        if own or settings.endpoint or settings.endpoints:
+            return False
+        return self.environment(signal).protocol[1] not in {"", self.protocol}
 
     def _first_that_takes(self, signal: str) -> Sender:
         endpoints = self.endpoints(signal)
@@ -247,24 +276,17 @@ class OtlpExporter(ABC, Generic[S]):
                 ", ".join(dict.fromkeys(clear)),
             )
 
-    def _warn_of_protocol(self) -> None:
+    def _warn_of_protocol(self, signals: Sequence[str]) -> None:
         """An endpoint of the environment may be meant for another protocol, as gRPC's port is."""
-        settings = self.settings
-        own = {"metrics": settings.metrics_endpoint, "logs": settings.logs_endpoint}
-        asked = [
-            self.environment(signal).protocol
-            for signal, endpoint in own.items()
-            if not (endpoint or settings.endpoint or settings.endpoints)
-        ]
+        asked = [self.environment(signal).protocol for signal in signals if self._foreign(signal)]
         for variable, value in dict.fromkeys(asked):
-            if value not in {"", self.protocol}:
-                self.context.logger.warning(
-                    "%s is %s, but %s speaks %s. Set its endpoint to a port that takes OTLP over "
-                    "%s, commonly %d",
-                    variable,
-                    value,
-                    self.type,
-                    self.protocol,
-                    "gRPC" if self.protocol == "grpc" else "HTTP",
-                    self.port,
-                )
+            self.context.logger.warning(
+                "%s is %s, but %s speaks %s. Set its endpoint to a port that takes OTLP over "
+                "%s, commonly %d",
+                variable,
+                value,
+                self.type,
+                self.protocol,
+                "gRPC" if self.protocol == "grpc" else "HTTP",
+                self.port,
+            )

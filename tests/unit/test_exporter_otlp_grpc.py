@@ -17,7 +17,7 @@ from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_grpc import COMPONENT, OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.pipeline.points import Temporality
-from retina_otel.testing.exporters import NUMBER, Bench, Source
+from retina_otel.testing.exporters import NUMBER, Bench, EventsFeed, MetricsFeed, Source
 from retina_otel.testing.otlp import Answer, OtlpSink
 from retina_otel.testing.otlp_backend import OtlpBackend
 from retina_otel.testing.otlp_grpc import OtlpGrpcSink, Status
@@ -344,7 +344,7 @@ def test_an_endpoint_of_the_environment_that_is_for_http_is_warned_about(
         "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     }
     made = exporter(variables)
-    made.start([], [])
+    made.start([MetricsFeed()], [EventsFeed()])
     made.stop(0)
     assert [record.getMessage() for record in caplog.records] == [
         "OTEL_EXPORTER_OTLP_PROTOCOL is http/protobuf, but otlp_grpc speaks grpc. Set its endpoint "
@@ -381,7 +381,7 @@ def test_a_token_that_leaves_this_machine_unencrypted_is_warned_about(
     else:
         chosen = OtlpHttpSettings.model_validate({"auth": auth, **settings})
         made = OtlpHttpExporter(chosen, Bench().context(), {})
-    made.start([], [])
+    made.start([MetricsFeed()], [EventsFeed()])
     made.stop(0)
     expected = f"auth goes unencrypted to {said}: whoever is on the way can read it. Use https://"
     assert [record.getMessage() for record in caplog.records] == ([expected] if said else [])
