@@ -5,6 +5,7 @@ Never one before this machine itself. The URL may hold a password, so it is in n
 
 from __future__ import annotations
 
+import ipaddress
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -37,7 +38,10 @@ def proxy_for(scheme: str, host: str, setting: str = "") -> str | None:
 
 def is_this_machine(host: str) -> bool:
     """Whether a host of an endpoint is loopback, by its name alone."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def fault_of_proxy(url: str) -> str:

@@ -363,6 +363,11 @@ def test_an_endpoint_of_the_environment_that_is_for_http_is_warned_about(
         (False, {"endpoint": "http://c:4318"}, "http://c:4318/v1/metrics, http://c:4318/v1/logs"),
         (False, {"endpoint": "https://c:4318"}, ""),
         (False, {"endpoint": "http://127.0.0.1:4318"}, ""),
+        (
+            False,
+            {"metrics_endpoint": "http://127.example:4318/m", "logs_endpoint": "https://c/l"},
+            "http://127.example:4318/m",
+        ),
     ],
 )
 def test_a_token_that_leaves_this_machine_unencrypted_is_warned_about(
