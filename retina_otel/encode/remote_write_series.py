@@ -174,8 +174,9 @@ class SeriesMaker:
         keys = [self._keys(block) for block in blocks]
         every = np.sort(np.concatenate(keys))
         equal = every[1:][every[1:] == every[:-1]]
-        if len(equal):
-            blocks = self._newest(blocks, keys, equal)
+        shared = _shared(blocks, keys, equal) if len(equal) else equal
+        if len(shared):
+            blocks = self._newest(blocks, keys, shared)
         yield from (block for block in blocks if len(block.source))
 
     def _newest(
@@ -184,28 +185,13 @@ class SeriesMaker:
         keys: list[npt.NDArray[np.uint64]],
         suspects: npt.NDArray[np.uint64],
     ) -> list[PointBlock]:
-        """Blocks without the points whose labels another series has too, told more lately.
-
-        A point of value 0 before the first of its own series has the same sets, and stays.
-        """
-        identities: dict[int, set[tuple[int, ...]]] = {}
-        places: dict[int, list[tuple[int, int]]] = {}
-        for number, block in enumerate(blocks):
-            rows = np.flatnonzero(np.isin(keys[number], suspects))
-            columns = (block.source, block.destination, block.own)
-            ids = zip(*(column[rows].tolist() for column in columns), strict=True)
-            found = zip(keys[number][rows].tolist(), rows.tolist(), ids, strict=True)
-            for key, row, identity in found:
-                identities.setdefault(key, set()).add((id(block.sets), *identity))
-                places.setdefault(key, []).append((number, row))
+        """Blocks without the points whose labels another series has too, told more lately."""
         keeps = [np.ones(len(block.source), bool) for block in blocks]
-        for key, known in identities.items():
-            if len(known) == 1:
-                continue
-            newest: dict[tuple[str, Labels], tuple[int, int, int]] = {}
-            for number, row in places[key]:
-                text = self._labels_of(blocks[number], row)
-                this = (int(blocks[number].time_ns[row]), number, row)
+        newest: dict[tuple[str, Labels], tuple[int, int, int]] = {}
+        for number, block in enumerate(blocks):
+            for row in np.flatnonzero(np.isin(keys[number], suspects)).tolist():
+                text = self._labels_of(block, row)
+                this = (int(block.time_ns[row]), number, row)
                 other = newest.get(text)
                 newest[text] = this if other is None else max(this, other)
                 if other is not None:
@@ -298,6 +284,34 @@ class SeriesMaker:
             block.time_ns // _MS,
             None if _TYPE[block.metric.kind] == _GAUGE else block.start_ns // _MS,
         )
+
+
+def _shared(
+    blocks: list[PointBlock],
+    keys: list[npt.NDArray[np.uint64]],
+    suspects: npt.NDArray[np.uint64],
+) -> npt.NDArray[np.uint64]:
+    """Of keys that come more than once, those of several series: a point of value 0 and the first
+    of its own series have the same sets, and both stay."""
+    rows = [np.flatnonzero(np.isin(each, suspects)) for each in keys]
+    found = np.concatenate([each[some] for each, some in zip(keys, rows, strict=True)])
+    identities = np.concatenate(
+        [
+            (
+                np.full(len(some), id(block.sets)),
+                np.full(len(some), hash(block.metric.name)),
+                block.source[some],
+                block.destination[some],
+                block.own[some],
+            )
+            for block, some in zip(blocks, rows, strict=True)
+        ],
+        axis=1,
+    )
+    order = np.argsort(found)
+    found, identities = found[order], identities[:, order]
+    differ = (identities[:, 1:] != identities[:, :-1]).any(axis=0)
+    return np.unique(found[1:][differ & (found[1:] == found[:-1])])
 
 
 def _series_of(

@@ -290,6 +290,26 @@ def test_of_points_whose_attributes_become_the_same_labels_the_newest_is_told(
 
 
 @VERSIONS
+def test_of_metrics_whose_names_become_one_the_newest_point_of_each_series_is_told(
+    version: str,
+) -> None:
+    """Both have the very same attribute sets, and a zero point before the first."""
+    sets = AttributeSets()
+    zero = {**TIMES, "time_ns": TIMES["start_ns"]}
+    blocks = [
+        point_block(
+            Metric(name, Kind.COUNTER, "By", "", scope=SCOPE),
+            [Point(0, {"pod": "p"}, **zero), Point(value, {"pod": "p"}, **TIMES)],
+            sets=sets,
+        )
+        for name, value in (("a.b", 3), ("a_b", 5))
+    ]
+    encoding = Encoding(version)
+    assert encoding.values(blocks) == {key("a_b_bytes_total", pod="p"): 5}
+    assert encoding.encoder.duplicates == 3
+
+
+@VERSIONS
 def test_a_name_taken_by_another_type_is_left_out_and_said(version: str) -> None:
     encoding = Encoding(version)
 
