@@ -13,6 +13,7 @@ from typing import Any
 
 from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.decode import Decoder
+from retina_otel.kubernetes.gate import Gate
 from retina_otel.kubernetes.metrics_configuration import (
     PATH,
     MetricsConfiguration,
@@ -57,8 +58,9 @@ class Configurations:
     ) -> None:
         """A cluster that has no such kind has an empty list of them."""
         self._access = access
-        self._on_change = on_change
-        self._on_state = on_state
+        self._gate = Gate()
+        self._on_change = self._gate.guard(on_change)
+        self._on_state = self._gate.guard(on_state)
         self._behind = False
         """A change was seen and not read."""
         self._watcher = Watcher(
@@ -75,7 +77,9 @@ class Configurations:
 
     def stop(self) -> None:
         """No callback comes after it has returned."""
-        self._watcher.stop()
+        # Its callbacks ask the API server: they are not waited for.
+        self._watcher.end()
+        self._gate.shut()
 
     def _changed(self, change: Change) -> None:
         self._behind = True

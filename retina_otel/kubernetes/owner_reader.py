@@ -15,6 +15,7 @@ from urllib.parse import quote
 from retina_otel.kubernetes import protobuf
 from retina_otel.kubernetes.access import PROTOBUF, Access, AccessError
 from retina_otel.kubernetes.decode import Decoder
+from retina_otel.kubernetes.gate import Gate
 from retina_otel.kubernetes.inventory_owners import Missing, group
 from retina_otel.kubernetes.objects import OwnerRef, Workload
 
@@ -36,8 +37,9 @@ class OwnerReader:
     ) -> None:
         """`on_refused` is told which right is missing, as RBAC writes it. From its thread."""
         self._access = access
-        self._on_found = on_found
-        self._on_refused = on_refused
+        self._gate = Gate()
+        self._on_found = self._gate.guard(on_found)
+        self._on_refused = self._gate.guard(on_refused)
         self._asked: set[str] = set()
         self._lock = threading.Lock()
         self._plurals: dict[tuple[str, str], tuple[str, bool] | None] = {}
@@ -49,9 +51,10 @@ class OwnerReader:
         self._thread.start()
 
     def stop(self) -> None:
+        """No callback comes after it has returned."""
         self._stop.set()
         self._queue.put(None)
-        self._thread.join(2.0)
+        self._gate.shut()
 
     def ask(self, missing: Mapping[str, Missing]) -> None:
         """For those that were not asked for yet."""

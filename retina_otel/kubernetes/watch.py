@@ -19,6 +19,7 @@ from retina_otel.errors import RetinaError
 from retina_otel.kubernetes import protobuf
 from retina_otel.kubernetes.access import Access, AccessError
 from retina_otel.kubernetes.decode import Decoder, Wanted
+from retina_otel.kubernetes.gate import Gate
 from retina_otel.kubernetes.known import Known, Untold
 from retina_otel.kubernetes.objects import Kind, Object
 from retina_otel.kubernetes.resources import RESOURCES, Resource
@@ -109,8 +110,9 @@ class Watcher:
         self._selector = selector
         self._decoder = Decoder(wanted or Wanted())
         self._timing = timing or Timing()
-        self._on_change = on_change
-        self._on_state = on_state
+        self._gate = Gate()
+        self._on_change = self._gate.guard(on_change)
+        self._on_state = self._gate.guard(on_state)
         self._known = Known() if remember else Untold()
         self._in_parts = not remember
         self._listed: set[str] = set()
@@ -135,10 +137,15 @@ class Watcher:
 
     def stop(self) -> None:
         """No callback comes after it has returned."""
+        self.end()
+        self._gate.shut()
+
+    def end(self) -> None:
+        """The thread ends as soon as the API server has answered what it asks just now. A callback
+        may still come."""
         self._stop.set()
         if (stream := self._stream) is not None:
             stream.wake()
-        self._thread.join(self._timing.connect_s)
 
     # ---------------------------------------------------------------------------------- the loop
 
