@@ -6,14 +6,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import ssl
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
+from retina_otel.delivery.outcome import Result
 from retina_otel.delivery.tls import TlsOptions
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.exporters.azure_monitor.connection_string import parse
@@ -304,6 +308,29 @@ def test_an_endpoint_that_sends_a_byte_now_and_then_is_a_timeout_all_the_same(
         thread.join(10)
         sender.close()
     assert outcome.reason == "timeout"
+
+
+def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        target = parse(f"InstrumentationKey={KEY};IngestionEndpoint={address}", "it")
+        sender = IngestionSender(target, clock=ManualClock(), tls=TlsOptions())
+        outcome = sender.send(sender.pack(b"[]", 0), 0.3)
+        sender.close()
+    assert outcome.reason == "timeout"
+
+
+def test_a_certificate_that_is_not_checked_is_told_by_the_agents_log_alone() -> None:
+    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("another.example").configure_cert(context)
+    with ApplicationInsights(tls=context) as azure, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        target = parse(azure.connection_string, "it")
+        tls = TlsOptions(insecure_skip_verify=True)
+        sender = IngestionSender(target, clock=ManualClock(), tls=tls)
+        outcome = sender.send(sender.pack(b"[]", 0), 5.0)
+        sender.close()
+    assert (outcome.result, told) == (Result.ACCEPTED, [])
 
 
 def test_a_redirect_to_the_same_host_is_followed_and_kept(

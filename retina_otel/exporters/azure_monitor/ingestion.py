@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, urlsplit
 import urllib3
 from azure.core.exceptions import AzureError
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
 from retina_otel.delivery.azure_identity import NO_TOKEN
 from retina_otel.delivery.compression import Compression, Compressor
@@ -68,6 +68,8 @@ class IngestionSender:
         self._key = target.instrumentation_key
         self._clock = clock
         self._compressor = Compressor(Compression.GZIP)
+        if tls.insecure_skip_verify:
+            urllib3.disable_warnings(InsecureRequestWarning)  # said once, by the exporter
         self._network = _Network(target.endpoint, tls, proxy_url)
         self._client = quiet(AzureMonitorMetricExporter, target, self._network, credential).client
 
@@ -170,10 +172,10 @@ class _Network(Transport):
         try:
             with self._connections.within(left_s):
                 return self._answered(path, body, headers, left_s)
-        except (HTTPError, HTTPException, OSError) as error:
-            if time.monotonic() >= deadline and not self._aborted.is_set():
-                raise TimeoutError from error
-            raise
+        except (HTTPError, HTTPException, OSError):
+            if time.monotonic() < deadline or self._aborted.is_set():
+                raise
+        raise TimeoutError  # what was cut for it says something else
 
     def _answered(
         self, path: str, body: bytes, headers: dict[str, str], timeout_s: float
