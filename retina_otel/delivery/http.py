@@ -108,15 +108,16 @@ class HttpSender:
         self._compressor = Compressor(target.compression)
         parts = urlsplit(target.url)
         self._path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        self._headers = {
-            "User-Agent": user_agent,
-            "Content-Type": target.content_type,
-            **target.headers,
-        }
+        defaults = {"User-Agent": user_agent, "Content-Type": target.content_type}
         if parts.username is not None:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             basic = base64.b64encode(credentials.encode()).decode()
-            self._headers.setdefault("Authorization", f"Basic {basic}")
+            defaults["Authorization"] = f"Basic {basic}"
+        given = {name.lower() for name in target.headers}
+        self._headers = {
+            **{name: value for name, value in defaults.items() if name.lower() not in given},
+            **target.headers,
+        }
         if target.tls.insecure_skip_verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # said once, by the exporter
         proxy = proxy_for(parts.scheme, parts.hostname or "", target.proxy_url)

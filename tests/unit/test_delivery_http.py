@@ -141,6 +141,14 @@ def test_a_request_carries_its_headers_and_a_gzip_body(server: Server) -> None:
     assert got.path == "/v1/metrics"
 
 
+def test_a_header_that_is_set_stands_alone_however_it_is_written(server: Server) -> None:
+    own = {"user-agent": "mine", "content-type": "x/y", "authorization": "key"}
+    url = server.url.replace("//", "//user:password@")
+    assert send(url, headers=own).result is Result.ACCEPTED
+    sent = server.got[0].headers
+    assert {name: value for name, value in sent.items() if name.lower() in own} == own
+
+
 def test_one_connection_carries_all_requests(server: Server) -> None:
     target = HttpTarget(server.url)
     with closing(HttpSender(target, clock=ManualClock(), user_agent="test")) as sender:
