@@ -8,6 +8,7 @@ the pipeline alive. What differs between metrics and events is in `lanes`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from abc import ABC, abstractmethod
 from collections import Counter, deque
@@ -163,14 +164,19 @@ class Lane(ABC, Generic[Export]):
         self._answered(request, outcome)
 
     def defect(self, message: str) -> None:
-        """Something in here raised: the export is left, and begun anew at the next tick."""
+        """Something in here raised: the export is left, and begun anew at the next tick. In a flush
+        there is none, so what is left is booked as lost."""
         outcome = Outcome(Result.RETRY, "internal", message)
         self._report.request(self.unit, 0, outcome)
         self._report.failed(self.name, outcome)
         self._forget()
         now = self._clock.monotonic_ns()
         self.due_ns = now + self._interval_ns
-        self.finished = self._deadline_ns is not None
+        if self._deadline_ns is not None:
+            # The reader may be what raised; then nobody knows what is left.
+            with contextlib.suppress(Exception):
+                self.give_up()
+            self.finished = True
 
     @abstractmethod
     def _after_export(self, now: int) -> int:

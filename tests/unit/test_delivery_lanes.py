@@ -358,6 +358,17 @@ def test_a_flush_sends_the_newest_values_and_all_events_and_then_ends() -> None:
     assert max(rig.backend.timeouts[1:]) <= 5
 
 
+def test_events_that_a_defect_keeps_from_being_flushed_are_booked() -> None:
+    rig = Rig(Backend(lambda body: ACCEPTED))
+    rig.events.append(event_block(EVENT, [Occurrence(), Occurrence()]))
+    lane = rig.events_lane()
+    lane.begin_flush(rig.bench.deadline_ns(10))
+    lane.defect("RuntimeError: the encoder")
+    assert lane.finished
+    books = rig.bench.ledger.report()
+    assert (books.lost, books.difference) == ({"events_shutdown": 2}, 0)
+
+
 def test_a_flush_that_gets_nowhere_ends_at_the_deadline_and_books_what_is_left() -> None:
     rig = Rig(Backend(lambda body: UNAVAILABLE))
     metrics, events = rig.metrics_lane(), rig.events_lane()
