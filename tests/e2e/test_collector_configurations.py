@@ -158,6 +158,25 @@ def test_all_gateways_can_be_one(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_events_that_the_agent_was_told_are_taken_are_on_disk_or_delivered(name):
+    """An exporter of the Collector has a queue in memory unless its settings say otherwise."""
+    config = read(name)
+    told = {
+        exporter: config["exporters"][exporter].get("sending_queue", {})
+        for pipeline, parts in config["service"]["pipelines"].items()
+        if pipeline.startswith("logs")
+        for exporter in parts["exporters"]
+        if exporter not in ("file", "debug")
+    }
+    kept_in_memory = {
+        exporter
+        for exporter, queue in told.items()
+        if queue.get("enabled", True) and "storage" not in queue
+    }
+    assert kept_in_memory == set()
+
+
 def test_the_router_is_what_the_collector_takes_with_its_template_in_its_place(tmp_path):
     config = read("gateway-scale-out-router")
     router = config["exporters"].pop("load_balancing")
@@ -169,6 +188,7 @@ def test_the_router_is_what_the_collector_takes_with_its_template_in_its_place(t
     assert isinstance(router["resolver"]["dns"]["port"], str)
     (protocol,) = router["protocol"]
     assert protocol == "otlp"
+    assert router["protocol"]["otlp"]["sending_queue"] == {"enabled": False}
 
     template = router["protocol"]["otlp"] | {"endpoint": "127.0.0.1:4327"}
     config["exporters"]["otlp_grpc/template"] = template
