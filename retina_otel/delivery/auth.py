@@ -36,7 +36,7 @@ class Authorizer(Protocol):
         """What to add to the request. Raises RetinaError while there are no credentials."""
 
     def refused(self) -> None:
-        """The backend did not take the last ones (401): get them anew for the next request."""
+        """The backend did not take the last ones (401, 403): get them anew for the next request."""
 
 
 class BearerSettings(StrictSettings):

@@ -150,10 +150,11 @@ class HttpSender:
         except RetinaError as error:
             return Outcome(Result.RETRY, "credentials", error.message, error.remedy)
         outcome = self._judge(response)
-        if response.status == 401 and self._authorizer is not None:
-            # They can change: a token may just have expired.
+        if response.status in {401, 403} and self._authorizer is not None:
+            # They can change: a token may just have expired, and AWS says 403 to old keys.
             self._authorizer.refused()
-            return replace(outcome, result=Result.RETRY)
+            if response.status == 401:
+                return replace(outcome, result=Result.RETRY)
         return outcome
 
     def _post_readable(self, packed: Packed, deadline: float) -> Response:

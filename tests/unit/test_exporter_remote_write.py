@@ -394,6 +394,35 @@ def test_requests_are_signed_over_what_goes_over_the_wire(
     assert receiver.last() == {"a": 11}
 
 
+def test_keys_that_are_refused_are_read_anew_for_the_next_export(
+    receiver: Receiver,
+    run: Callable[..., Running],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """AWS says 403 to keys that were replaced."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    keys = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    text = "[default]\naws_access_key_id={}\naws_secret_access_key=a\n"
+    keys.write_text(text.format("AKIDOLD"))
+    receiver.answers.append(Answer(403, takes=False))
+    running = run(interval="500ms", auth={"sigv4": {"region": "eu-central-1"}})
+    running.source.count(a=11)
+    wait_until(lambda: len(receiver.seen) == 1)
+    keys.write_text(text.format("AKIDNEW"))
+    running.source.count(a=11)
+    wait_until(lambda: receiver.last() == {"a": 22})
+    running.stop()
+    used = [headers["Authorization"].split("/")[0] for headers in receiver.headers]
+    assert used[0].endswith("=AKIDOLD")
+    assert {each.rpartition("=")[2] for each in used[1:]} == {"AKIDNEW"}
+    assert (running.ledger.difference, dict(running.ledger.lost)) == (0, {"points_refused": 2})
+
+
 def test_a_token_that_is_refused_is_read_again_and_the_request_sent_again(
     receiver: Receiver, run: Callable[..., Running], tmp_path: Path
 ) -> None:
