@@ -63,6 +63,7 @@ def test_a_connection_string_says_where_to_send(text: str, endpoint: str) -> Non
         ("IngestionEndpoint=http://127.0.0.1", "no InstrumentationKey"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=ftp://host", "no http or https URL"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://host:99999", "valid host and port"),
+        (f"InstrumentationKey={KEY};IngestionEndpoint=https://[", "valid host and port"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://u:p@host", "host and port alone"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://host/?key=v", "host and port alone"),
         (f"InstrumentationKey={KEY};Authorization=aad", "not ikey"),

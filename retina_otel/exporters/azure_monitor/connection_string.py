@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from retina_otel.delivery.http import fault_of_url
 from retina_otel.errors import ConfigError
@@ -72,8 +71,9 @@ def parse(text: str, source: str) -> ConnectionString:
         location = pairs.get("location", "")
         endpoint = f"https://{location and location + '.'}dc.{pairs['endpointsuffix']}"
     endpoint = (endpoint or _DEFAULT_ENDPOINT).rstrip("/")
-    parts = urlsplit(endpoint)
-    if (fault := fault_of_url(endpoint)) or parts.query or "@" in parts.netloc or "=" in endpoint:
-        fault = fault or "is not scheme, host and port alone"
+    fault = fault_of_url(endpoint)
+    if not fault and set(endpoint) & set("@?#="):
+        fault = "is not scheme, host and port alone"
+    if fault:
         raise ConfigError(f"{source} has an IngestionEndpoint that {fault}", _REMEDY)
     return ConnectionString(key, endpoint, pairs.get("aadaudience", ""))
