@@ -51,10 +51,15 @@ from retina_otel.pipeline.points import EventsReader, MetricsReader, PointBlock
 _ENCODERS = {Protocol.V1: remote_write.encoder, Protocol.V2: remote_write_2.encoder}
 
 
-def _not_empty(labels: dict[str, str]) -> dict[str, str]:
+def _each_a_label(labels: dict[str, str]) -> dict[str, str]:
+    seen: dict[str, str] = {}
     for name, value in labels.items():
-        if not label_of_setting(name) or not value:
+        label = label_of_setting(name)
+        if not label or label.startswith("__") or not value:
             raise ValueError(f"{name!r} with the value {value!r} can be no label")
+        if label in seen:
+            raise ValueError(f"{seen[label]!r} and {name!r}: both are the label {label}")
+        seen[label] = name
     return labels
 
 
@@ -84,7 +89,7 @@ class PrometheusRemoteWriteSettings(Settings):
     timeout: PositiveDuration = Field(default="10s", validate_default=True)
     """Time for one request."""
 
-    external_labels: Annotated[dict[str, str], AfterValidator(_not_empty)] = Field(
+    external_labels: Annotated[dict[str, str], AfterValidator(_each_a_label)] = Field(
         default_factory=dict
     )
     """Labels of every series, as `{region: eu}`. What a series has by itself wins over them."""

@@ -366,6 +366,8 @@ def test_shards_lose_nothing_while_one_of_them_fails(
         ({"external_labels": {"": "x"}}, "can be no label"),
         ({"external_labels": {"le": "x"}}, "can be no label"),
         ({"external_labels": {"region": ""}}, "can be no label"),
+        ({"external_labels": {"__tmp__": "x"}}, "can be no label"),
+        ({"external_labels": {"a.b": "x", "a_b": "y"}}, "both are the label a_b"),
         ({"protocol": "3.0"}, "'1.0' or '2.0'"),
         ({"endpoint": "prometheus:9090"}, "is no http or https URL"),
         ({"shards": 0}, "greater than or equal to 1"),
