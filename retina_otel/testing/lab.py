@@ -267,6 +267,8 @@ class Lab:
             *_neighbours("eth0", {n: (str(POD_NET4[n]), str(POD_NET6[n])) for n in _PODS}),
         )
         pod.set_offloads(self._offloads)
+        self.node.wait_until_up(BRIDGE, pod.host_interface)
+        pod.wait_until_up("eth0")
         return pod
 
     def remove_pod(self, pod: Pod) -> None:
@@ -350,6 +352,8 @@ class Lab:
         set_offloads(self.outside, "eth0", tso=self._offloads, gso=self._offloads)
         if self._masquerade:
             self.node.nft(_MASQUERADE)
+        self.node.wait_until_up(UPLINK)
+        self.outside.wait_until_up("eth0")
 
     def _pod_entry(self, pod: Pod) -> dict[str, Any]:
         entry: dict[str, Any] = {

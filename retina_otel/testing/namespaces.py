@@ -143,6 +143,20 @@ class Namespace:
         listing = execute(["ip", "-n", self.name, "-j", "link", "show"])
         return {link["ifname"]: link["ifindex"] for link in json.loads(listing.stdout)}
 
+    def wait_until_up(self, *interfaces: str) -> None:
+        """The kernel passes packets a moment after it was asked to. Raises RetinaError if it does
+        not in 10 s."""
+        deadline = time.monotonic() + 10
+        while True:
+            listing = json.loads(execute(["ip", "-n", self.name, "-j", "link", "show"]).stdout)
+            up = {link["ifname"] for link in listing if link["operstate"] == "UP"}
+            if up.issuperset(interfaces):
+                return
+            if time.monotonic() > deadline:
+                down = ", ".join(sorted(set(interfaces) - up))
+                raise RetinaError(f"{down} in {self.name} did not come up")
+            time.sleep(0.01)
+
     def stop_processes(self) -> None:
         """Ends what `popen` started and still runs: SIGTERM, five seconds, SIGKILL."""
         running = [process for process in self._processes if process.poll() is None]

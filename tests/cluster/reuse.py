@@ -6,7 +6,6 @@ The test is the kubelet. Who had the address is written into every packet, as it
 from __future__ import annotations
 
 import errno
-import json
 import queue
 import random
 import socket
@@ -29,7 +28,6 @@ from retina_otel.testing.lab import Lab, Pod
 from retina_otel.testing.namespaces import Namespace, execute
 from retina_otel.testing.servers import UdpServer
 from tests.cluster.objects import Json
-from tests.e2e.agent import wait_until
 from tests.netns.cgroups_in_lab import Hierarchy, cgroupfs, new_container_id, start
 
 NAMESPACE = "reuse"
@@ -101,7 +99,6 @@ class Here:
     def plug(self, number: int, uid: str) -> Namespace:
         self._pod = self._lab.add_pod(f"{NAMESPACE}/{self._prefix}-{number}", number=50)
         assert (self._pod.ipv4, self._pod.ipv6) == self.addresses
-        wait_until_up(self._lab.node, self._pod.host_interface)
         start(self._pod, self._groups.make(cgroupfs(uid, new_container_id())))
         return self._pod
 
@@ -114,15 +111,6 @@ class Here:
     def wait_until_known(self, number: int) -> None:
         assert self._pod is not None
         self._known(f"{NAMESPACE}/{self._prefix}-{number}", self._pod.host_ifindex)
-
-
-def wait_until_up(namespace: Namespace, interface: str) -> None:
-    """The kernel passes packets a moment after it was asked to."""
-    shown = ["ip", "-n", namespace.name, "-j", "link", "show", "dev", interface]
-    wait_until(
-        lambda: bool(json.loads(execute(shown).stdout)[0]["operstate"] == "UP"),
-        f"{interface} that is up",
-    )
 
 
 class Elsewhere:
@@ -163,7 +151,7 @@ class Elsewhere:
             f"neigh replace 10.245.0.1 lladdr {gone} dev eth0 nud permanent",
             f"neigh replace fd00:10:245::1 lladdr {gone} dev eth0 nud permanent",
         )
-        wait_until_up(self._lab.outside, "far")
+        self._lab.outside.wait_until_up("far")
         return pod
 
     def unplug(self) -> None:

@@ -23,6 +23,8 @@ from retina_otel.receivers.interfaces import InterfacesReceiver, InterfacesSetti
 from retina_otel.testing import packets, traffic
 from retina_otel.testing.lab import WORLD4, Lab
 from retina_otel.testing.namespaces import execute
+from retina_otel.testing.servers import UdpServer
+from tests.e2e.agent import wait_until
 
 Point = tuple[str, ...]
 """Metric, interface, then the other attributes' values."""
@@ -114,10 +116,18 @@ def difference(before: dict[str, Any], after: dict[str, Any]) -> Counter[Point]:
     return points
 
 
+def wait_for(lab: Lab, interface: str, field: str, count: int) -> None:
+    """Until this counter has grown to `count`. What was sent is on its way for a while: on a busy
+    machine a kernel thread carries it."""
+    wait_until(lambda: listing(lab)[interface][field] == count, f"{field} {count} of {interface}")
+
+
 def test_every_interface_counts_as_ip_does(lab: Lab) -> None:
-    with watching(lab) as watch:
+    api = lab.pod("api")
+    with watching(lab) as watch, UdpServer(api, api.ipv4, 9) as server:
         before = listing(lab)
-        traffic.udp(lab.pod("web"), (lab.pod("api").ipv4, 9), packets=1009, connected=False)
+        traffic.udp(lab.pod("web"), (api.ipv4, 9), packets=1009)
+        server.wait_for(1009)
         traffic.icmp_echo(lab.pod("api"), WORLD4, packets=53)
         watch.tick()
         traffic.icmp_echo(lab.pod("web"), lab.pod("api").ipv6, packets=31)
@@ -150,7 +160,9 @@ def test_an_interface_that_goes_is_counted_to_its_end(lab: Lab) -> None:
         watch.tick()
         # One direction only: as it goes, a veth still knows what it sent, not what it received.
         frame = packets.ethernet(api.mac, web.mac, bytes(46), ethertype=0x88B5)
+        before = listing(lab)["veth-api"]["tx_packets"]
         sent = traffic.frames(web, [frame], repeat=211)
+        wait_for(lab, "veth-api", "tx_packets", before + 211)
         lab.remove_pod(api)
         watch.tick()
         watch.tick()
@@ -164,6 +176,7 @@ def test_one_that_comes_and_goes_between_two_ticks_is_not_missed(lab: Lab) -> No
         pod = lab.add_pod("shop/brief")
         frame = packets.ethernet(pod.mac, web.mac, bytes(46), ethertype=0x88B5)
         sent = traffic.frames(web, [frame], repeat=103)
+        wait_for(lab, "veth-brief", "tx_packets", 103)
         lab.remove_pod(pod)
         watch.tick()
     assert watch.sums["system.network.packet.count", "veth-brief", "transmit"] == sent.packets
@@ -190,7 +203,9 @@ def test_a_drop_by_the_interface_stands_under_its_kind(lab: Lab) -> None:
     with watching(lab) as watch:
         lab.node.ip("link set veth-api up", "link set veth-api nomaster")
         frame = packets.ethernet("02:00:0a:f4:00:01", api.mac, bytes(46), ethertype=0x88B5)
+        before = listing(lab)["veth-api"]["rx_dropped"]
         traffic.frames(api, [frame], repeat=31)
+        wait_for(lab, "veth-api", "rx_dropped", before + 31)
         watch.tick()
     point = ("system.network.packet.dropped", "veth-api", "receive")
     assert watch.sums[point] == 31
