@@ -17,14 +17,14 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from retina_otel.delivery.auth import Authorizer, Request
+from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.delivery.compression import Compression, Compressor
 from retina_otel.delivery.connections import Connections, explain
 from retina_otel.delivery.header_names import is_header_name, shown_name
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.proxies import proxy_for
 from retina_otel.delivery.responses import MAX_RESPONSE_BYTES, Judge, Response, judge
-from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.tls import TlsOptions
 from retina_otel.errors import ConfigError, RetinaError
 
@@ -83,6 +83,7 @@ def fault_of_url(url: str) -> str:
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return "is no http or https URL"
         _ = parts.port
+        urllib3.util.parse_url(url)  # refuses spaces in a host, which urlsplit does not
     except ValueError:
         return "has no valid host and port"
     return ""

@@ -64,6 +64,8 @@ def test_a_connection_string_says_where_to_send(text: str, endpoint: str) -> Non
         (f"InstrumentationKey={KEY};IngestionEndpoint=ftp://host", "no http or https URL"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://host:99999", "valid host and port"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=https://[", "valid host and port"),
+        (f"InstrumentationKey={KEY};IngestionEndpoint=https://a b", "valid host and port"),
+        (f"InstrumentationKey={KEY};IngestionEndpoint=https://a\nb", "valid host and port"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://u:p@host", "host and port alone"),
         (f"InstrumentationKey={KEY};IngestionEndpoint=http://host/?key=v", "host and port alone"),
         (f"InstrumentationKey={KEY};Authorization=aad", "not ikey"),
