@@ -6,37 +6,15 @@ Secrets are read from files, anew when these change. They are in headers only, n
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
 
 from pydantic import Field, model_validator
 
+from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.delivery.azure_identity import AzureAdSettings
 from retina_otel.delivery.signing_aws import SigV4Settings
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.watched import SecretFile
 from retina_otel.errors import ConfigError
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is about to be sent, for those that sign it. `body` is as it goes over the wire."""
-
-    method: str
-    url: str = field(repr=False)
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
-
-
-class Authorizer(Protocol):
-    """Used by one thread."""
-
-    def headers(self, request: Request) -> dict[str, str]:
-        """What to add to the request. Raises RetinaError while there are no credentials."""
-
-    def refused(self) -> None:
-        """The backend did not take the last ones (401, 403): get them anew for the next request."""
 
 
 class BearerSettings(StrictSettings):

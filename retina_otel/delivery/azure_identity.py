@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.errors import ConfigError, DeliveryError
-
-if TYPE_CHECKING:
-    from retina_otel.delivery.auth import Authorizer, Request
 
 NO_TOKEN = "Check auth.azure_ad: whether that identity exists here and may be used by this pod"
 _PATIENCE: dict[str, Any] = {"connection_timeout": 5, "read_timeout": 5, "retry_total": 0}

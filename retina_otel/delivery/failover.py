@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.retry import LONGEST_RETRY_AFTER_S
-from retina_otel.delivery.sender import Packed, Sender
+from retina_otel.delivery.sender import Sender
 
 _S = 10**9
 _LEAST_S = 0.1

@@ -15,15 +15,15 @@ from typing import cast
 
 import grpc
 
-from retina_otel.delivery.auth import Authorizer, Request
+from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.delivery.grpc_endpoint import GrpcCompression, GrpcEndpoint, Keepalive
 from retina_otel.delivery.grpc_status import BELOW_GRPC, judge_call
 from retina_otel.delivery.header_names import shown_name
 from retina_otel.delivery.otlp_wire import partial_success
 from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.proxies import proxy_for
 from retina_otel.delivery.responses import accepted
-from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.tls import TlsOptions, system_ca_file
 from retina_otel.delivery.watched import FileChanges
 from retina_otel.errors import ConfigError, RetinaError

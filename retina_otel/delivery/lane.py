@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import Backoff, RetryPolicy
-from retina_otel.delivery.sender import Packed, Sender
+from retina_otel.delivery.sender import Sender
 from retina_otel.delivery.sharing import Encode, Sharing
 from retina_otel.pipeline.points import EventsExport, MetricsExport
 

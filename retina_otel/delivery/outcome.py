@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 
 
 class Result(Enum):
@@ -36,7 +35,8 @@ class Outcome:
     remainder: Packed | None = None
     """Of an accepted request what the backend did not take now, but may take later."""
     before: tuple[Outcome, ...] = ()
-    """Answers of other endpoints to the same request, which could not take it."""
+    """Answers to the same request that was sent otherwise: to other endpoints, in another version,
+    without what was refused. Each is a request that is counted."""
 
 
 class Clock(Protocol):

@@ -13,9 +13,10 @@ from typing import Any, Protocol
 from retina_otel.delivery.lane import Lane, LaneOptions
 from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.report import DeliveryReport, Operated
 from retina_otel.delivery.retry import RetryPolicy
-from retina_otel.delivery.sender import Packed, PlainSender, Sender
+from retina_otel.delivery.sender import PlainSender, Sender
 from retina_otel.delivery.sharing import Encoded, Sharing
 from retina_otel.delivery.spool import SpoolPlace
 from retina_otel.delivery.spool_lane import SpoolLane

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from retina_otel.delivery.auth import Authorizer
+from retina_otel.delivery.authorizer import Authorizer
 from retina_otel.delivery.http import HttpSender, HttpTarget
 from retina_otel.delivery.outcome import Clock, Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.responses import Response, one_line
 from retina_otel.delivery.retry import parse_retry_after
-from retina_otel.delivery.sender import Packed
 
 _LEAST_S = 0.1
 VERSION_HEADER = "X-Prometheus-Remote-Write-Version"
@@ -133,9 +133,12 @@ class RemoteWriteSender:
                 "Set translation_strategy to one that escapes, and protocol to 1.0",
             )
         outcome = self._send_version_1(self._in_version_1(packed), deadline)
+        first = replace(refused, reason=refused.reason or "version")
+        if outcome.result is Result.REFUSED and refused.result is Result.REFUSED:
+            return replace(refused, before=(outcome, *outcome.before))
+        outcome = replace(outcome, before=(first, *outcome.before))
         if outcome.result is not Result.ACCEPTED:
-            also = outcome.result is Result.REFUSED and refused.result is Result.REFUSED
-            return refused if also else outcome
+            return outcome
         self.protocol, self._known = Protocol.V1, True
         return replace(
             outcome,
@@ -157,9 +160,17 @@ class RemoteWriteSender:
         body, missing = rest
         n_items = packed.n_items - missing
         second = self._send(Protocol.V1, self._senders[Protocol.V1].pack(body, n_items), deadline)
+        if second.result is Result.REFUSED:
+            return replace(outcome, before=(second,))
         if second.result is not Result.ACCEPTED:
-            return outcome if second.result is Result.REFUSED else second
-        return replace(outcome, result=Result.ACCEPTED, reason="partial_write", rejected=missing)
+            return replace(second, before=(outcome,))
+        return replace(
+            outcome,
+            result=Result.ACCEPTED,
+            reason="partial_write",
+            rejected=missing,
+            before=(outcome,),
+        )
 
     def _send(self, version: Protocol, packed: Packed, deadline: float) -> Outcome:
         self._sending, self._answer = packed, None

@@ -1,34 +1,12 @@
-"""What brings one request to a backend: packed once, sent as often as it takes.
-
-A packed request keeps only the bytes that go over the wire; what has to look into it again (to cut
-it in two, to try another encoding) unpacks it.
-"""
+"""What brings one request to a backend: packed once, sent as often as it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
-from retina_otel.delivery.compression import decompress
 from retina_otel.delivery.outcome import Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """One request ready to be sent."""
-
-    data: bytes
-    encoding: str
-    """Its Content-Encoding, "" for none."""
-    n_items: int
-    """Points or records in it."""
-    raw_bytes: int
-    """Size before compression."""
-
-    def body(self) -> bytes:
-        """The request before compression."""
-        return decompress(self.data, self.encoding, self.raw_bytes)
+from retina_otel.delivery.packed import Packed
 
 
 class Sender(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Protocol
 from weakref import WeakSet, WeakValueDictionary
 
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.pipeline.once import Once
 
 Pack = Callable[[bytes, int], Packed]

@@ -7,16 +7,14 @@ awscrt is an extra, imported when something is to be signed.
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from retina_otel.delivery.authorizer import Request
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.errors import ConfigError, RetinaError
-
-if TYPE_CHECKING:
-    from retina_otel.delivery.auth import Request
 
 _SIGNED = frozenset({"content-type", "content-encoding", "x-prometheus-remote-write-version"})
 """Beside the host and what begins with `x-amz-`. Others may be changed on the way."""

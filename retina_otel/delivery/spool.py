@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retina_otel.delivery.outcome import Clock
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.spool_directory import Cursor, own
 from retina_otel.delivery.spool_segments import (
     MOST_CONTENT,

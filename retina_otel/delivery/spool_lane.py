@@ -16,7 +16,7 @@ from typing import Any
 from retina_otel.delivery.lane import Lane, LaneOptions
 from retina_otel.delivery.lanes import EventsRoute
 from retina_otel.delivery.outcome import Outcome, Result
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.sharing import Pack
 from retina_otel.delivery.spool import Spool, SpooledRequest
 from retina_otel.pipeline.points import EventsExport, EventsReader

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 
 _SEGMENT = struct.Struct("<8sHH16sQ")
 _RECORD = struct.Struct("<IIQI8sI")

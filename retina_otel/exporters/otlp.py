@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from retina_otel import __version__
 from retina_otel.component import ByteSize, Context, PositiveDuration, Settings
-from retina_otel.delivery.auth import Authorizer
+from retina_otel.delivery.authorizer import Authorizer
 from retina_otel.delivery.environment import (
     OtlpEnvironment,
     milliseconds,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind
-from retina_otel.delivery.auth import Authorizer
+from retina_otel.delivery.authorizer import Authorizer
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.grpc_endpoint import GrpcCompression, GrpcEndpoint
 from retina_otel.delivery.proxies import is_this_machine

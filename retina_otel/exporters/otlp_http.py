@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind
-from retina_otel.delivery.auth import Authorizer
+from retina_otel.delivery.authorizer import Authorizer
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.environment import DEFAULT_ENDPOINT, signal_url
 from retina_otel.delivery.http import HttpSender, HttpTarget, shown_url

@@ -11,8 +11,8 @@ import pytest
 from retina_otel.delivery.lane import LaneOptions
 from retina_otel.delivery.lanes import MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.sender import Packed
 from retina_otel.encode.requests import Request
 from retina_otel.model.signal_types import Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality

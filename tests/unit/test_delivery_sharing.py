@@ -19,9 +19,10 @@ from retina_otel.delivery.http import HttpSender, HttpTarget
 from retina_otel.delivery.lane import LaneOptions
 from retina_otel.delivery.lanes import MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.push import Push
 from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.sender import Packed, PlainSender
+from retina_otel.delivery.sender import PlainSender
 from retina_otel.delivery.sharing import Sharing
 from retina_otel.encode.otlp import MetricsEncoder, Request
 from retina_otel.pipeline.once import Once

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
 
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.sharing import Sharing
 from retina_otel.encode.otlp import MetricsEncoder
 from retina_otel.model.batches import Column, MetricBatch, Window

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.delivery.auth import Authorizer, AuthSettings, Request
+from retina_otel.delivery.auth import AuthSettings
+from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.errors import RetinaError
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"

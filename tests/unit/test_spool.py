@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.spool import Spool, SpoolLimits, SpoolPlace
 from retina_otel.delivery.spool_segments import RECORD_HEADER, SEGMENT_HEADER
 from retina_otel.errors import ConfigError
@@ -541,7 +541,7 @@ def test_whatever_happens_each_item_is_sent_or_waits(
 APPENDER = """
 import sys
 from pathlib import Path
-from retina_otel.delivery.sender import Packed
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.spool import SpoolLimits, SpoolPlace
 from retina_otel.testing.exporters import ManualClock
 

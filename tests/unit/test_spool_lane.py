@@ -20,9 +20,9 @@ from retina_otel.delivery.lane import LaneOptions
 from retina_otel.delivery.lanes import EventsRoute
 from retina_otel.delivery.otlp_wire import LOGS
 from retina_otel.delivery.outcome import Outcome, Result
+from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
-from retina_otel.delivery.sender import Packed
 from retina_otel.delivery.spool import SpoolLimits, SpoolPlace
 from retina_otel.delivery.spool_lane import SpoolLane
 from retina_otel.encode.otlp import LogsEncoder
