@@ -322,7 +322,7 @@ class RemoteWriteKit(Kit):
     def requests(self, unit: str, *, accepted: bool) -> int:
         if unit == "events":
             return 0
-        return sum(request.taken is accepted for request in self._settled())
+        return sum(request.taken is accepted for request in self.sink.requests)
 
     def faults(self, *, zero_first: bool = True) -> list[str]:
         try:

@@ -242,6 +242,21 @@ def test_of_a_request_that_was_written_in_part_the_rest_is_counted(
     assert len(receiver.seen) == 1
 
 
+def test_a_request_of_version_1_that_is_sent_once_more_without_its_zeros_counts_twice(
+    receiver: Receiver, run: Callable[..., Running]
+) -> None:
+    receiver.answers.append(Answer(400, body=b"out of order", takes=False))
+    running = run(interval="10s")
+    running.source.count(a=1, b=2)
+    running.stop()
+    assert receiver.last() == {"a": 1, "b": 2}
+    assert [status for status, _ in receiver.seen] == [400, 204]
+    ledger = running.ledger
+    assert (ledger.difference, ledger.drained, dict(ledger.lost)) == (0, 2, {"points_rejected": 2})
+    exports = ledger.exports["points"]
+    assert dict(exports.request_failures) == {"http_400": 1, "partial_write": 1}
+
+
 @PROTOCOLS
 def test_a_request_that_is_too_large_is_halved(
     protocol: str, receiver: Receiver, run: Callable[..., Running]
@@ -271,6 +286,8 @@ def test_a_backend_of_version_1_is_given_version_1_and_nothing_is_lost(
     assert [version for _, version in receiver.seen].count(V2) == 1
     assert (running.ledger.difference, dict(running.ledger.lost)) == (0, {})
     assert running.bench.reasons == []
+    failures = running.ledger.exports["points"].request_failures
+    assert dict(failures) == {"http_415" if kind == "1" else "version": 1}
 
 
 @pytest.mark.parametrize("kind", ["1", "deaf"])
