@@ -7,7 +7,7 @@ combination of names, as a layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, TypeVar
@@ -170,9 +170,12 @@ class LabelColumn:
         strategy: TranslationStrategy,
         names: NameSets,
         resource: ResourceLabels = NO_RESOURCE,
+        hidden: Collection[str] = (),
     ) -> None:
-        """`resource`: its labels are added to those of each set."""
+        """`resource`: its labels are added to those of each set. `hidden`: labels that stand in no
+        series, since another column's win."""
         self.sets = sets
+        self.hidden = hidden
         self.index = _Index(sets, self, names)
         self._strategy = strategy
         self._resource = resource
@@ -222,7 +225,8 @@ class _Index(SetTable):
         names, pairs = self._column.named(attributes)
         self.names[number] = self._name_sets.intern(names)
         # Of texts: hashes of tuples add up to the same too often where two ends change places.
-        total = sum(hash(f"{name}\0{text}") for name, text in pairs)
+        told = (pair for pair in pairs if pair[0] not in self._column.hidden)
+        total = sum(hash(f"{name}\0{text}") for name, text in told)
         self.hashes[number] = np.uint64(total & 2**64 - 1)
 
 

@@ -113,7 +113,11 @@ class SeriesMaker:
         )
         self._names = NameSets()
         self._layouts: dict[tuple[tuple[int, ...], tuple[str, ...]], Layout | None] = {}
-        self._ends = SetCache(lambda sets: LabelColumn(sets, options.strategy, self._names))
+        self._ends = SetCache(
+            lambda sets: LabelColumn(
+                sets, options.strategy, self._names, hidden=self._resource.wins.keys()
+            )
+        )
         self._own = SetCache(
             lambda sets: LabelColumn(sets, options.strategy, self._names, self._resource)
         )

@@ -290,6 +290,19 @@ def test_of_points_whose_attributes_become_the_same_labels_the_newest_is_told(
 
 
 @VERSIONS
+def test_points_that_differ_in_what_the_resource_overrides_are_one_series(version: str) -> None:
+    metric = Metric("m", Kind.COUNTER, "", "", scope=SCOPE)
+    ends = [
+        Point(1, {"job": "a"}, {"instance": "b"}, time_ns=8_000_000),
+        Point(2, {"job": "c"}, time_ns=9_000_000),
+        Point(3, own={"job": "d"}, time_ns=7_000_000),
+    ]
+    encoding = Encoding(version)
+    assert encoding.values([point_block(metric, ends)]) == {key("m_total"): 2}
+    assert encoding.encoder.duplicates == 2
+
+
+@VERSIONS
 def test_of_metrics_whose_names_become_one_the_newest_point_of_each_series_is_told(
     version: str,
 ) -> None:
