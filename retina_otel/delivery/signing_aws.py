@@ -83,8 +83,10 @@ class _Signer:
             signed = self._auth.aws_sign_request(unsigned, config).result(_LONGEST_S)
         except Exception as error:  # awscrt raises Exception itself for most faults
             self._provider = None
+            late = isinstance(error, TimeoutError)
+            said = f"none came within {_LONGEST_S:g} s" if late else error
             raise RetinaError(
-                f"auth.sigv4 has no credentials: {error}",
+                f"auth.sigv4 has no credentials: {said}",
                 "Give the pod a role, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
                 "auth.sigv4.profile",
             ) from error

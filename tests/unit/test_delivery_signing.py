@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from retina_otel.delivery import signing_aws
 from retina_otel.delivery.auth import AuthSettings
 from retina_otel.delivery.authorizer import Authorizer, Request
 from retina_otel.errors import RetinaError
@@ -117,3 +119,16 @@ def test_credentials_may_come_from_a_profile_and_their_lack_is_told(
         f"[mine]\naws_access_key_id={KEY}\naws_secret_access_key={SECRET}\n"
     )
     assert f"Credential={KEY}/" in signer.headers(request)["Authorization"]
+
+
+def test_credentials_that_do_not_come_are_waited_for_a_while_and_it_is_told(
+    aws: pytest.MonkeyPatch,
+) -> None:
+    aws.setattr(signing_aws, "_LONGEST_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/credentials"
+        aws.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", url)
+        with pytest.raises(RetinaError, match=r"none came within 0\.2 s"):
+            authorizer(sigv4={"region": "eu-central-1"}).headers(
+                Request("POST", "https://x/y", {}, b"")
+            )
