@@ -1,7 +1,8 @@
 """An exporter in a process of its own, fed by commands, for a test that kills it at a point.
 
-Commands are lines: `start`, `tick N`, `arm` (from now on block at the point given), `stop`. It says
-`ready`, `blocked` at the point, and its ledger, as JSON, when it has stopped.
+Commands are lines: `start`, `tick N`, `arm` (from now on block at the point given), `answered
+N` (wait for so many events to be), `stop`. It says `ready`, `blocked` at the point, `answered`, and
+its ledger, as JSON, when it has stopped.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from retina_otel.delivery.spool import Spool
 from retina_otel.delivery.spool_segments import SegmentWriter
 from retina_otel.encode.otlp_logs import LogsEncoder
 from retina_otel.pipeline.events import BufferReader
+from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.readers import SnapshotReader
 from retina_otel.testing.exporters import Bench, SystemClock
 from tests.e2e.fault_kits import KITS
@@ -76,6 +78,12 @@ def stop_at(point: str) -> None:
     before(SegmentWriter, "append", note)
 
 
+def exported(ledger: Ledger) -> int:
+    """Events that were sent, and answered."""
+    counts = ledger.report().exports.get("events")
+    return counts.exported if counts is not None else 0
+
+
 def main() -> None:
     kit, port, directory, first, point = sys.argv[1:]
     if point:
@@ -97,6 +105,11 @@ def main() -> None:
             source.tick(int(words[0]), a=1)
         elif command == "arm":
             armed.set()
+        elif command == "answered":
+            # The backend has events before the exporter knows that it has.
+            while exported(bench.ledger) < int(words[0]):
+                time.sleep(0.01)
+            say("answered")
         else:
             exporter.stop(bench.deadline_ns(10))
             report = bench.ledger.report()

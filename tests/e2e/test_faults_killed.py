@@ -114,6 +114,8 @@ def test_killed_in_the_middle_of_a_request_it_is_sent_again(kit: Kit, tmp_path: 
         relay.at_cut = first.killed
         first.do("tick 100")
         kit.wait_for(lambda: kit.numbers() == [*range(100)] and kit.sums() == {"a": 1})
+        first.do("answered 100")
+        assert first.says() == "answered"
         relay.cut_after = 20_000
         relay.reset()
         first.do("tick 1000")
