@@ -102,6 +102,8 @@ class Lane(ABC, Generic[Export]):
         self._accepted = 0
         self._lost: Counter[str] = Counter()
         self._failing_since_ns: int | None = None
+        self._passed_over_since_ns: int | None = None
+        """Since when the backend takes others, but none of what is left of this request."""
         self._deadline_ns: int | None = None
 
     @abstractmethod
@@ -221,7 +223,12 @@ class Lane(ABC, Generic[Export]):
             self._accepted += n_settled - rejected
             if left is not None:
                 self._waiting[0] = left
-                self._failed(now, outcome)
+                if n_settled or not self._passed_over_too_long(now):
+                    self._failed(now, outcome)
+                    return
+                self._lost["expired"] += left.n_items
+                self._report.failed(self.name, outcome)
+                self._settled()
                 return
             self._settled()
             self._report.passed(self.name)
@@ -230,6 +237,7 @@ class Lane(ABC, Generic[Export]):
             larger = max(self._waiting[0].raw_bytes, self._waiting[1].raw_bytes)
             self.max_bytes = max(_SMALLEST_REQUEST, min(self.max_bytes, larger))
         elif outcome.result is Result.RETRY:
+            self._passed_over_since_ns = None
             self._failed(now, outcome)
         else:
             why = "refused" if outcome.result is Result.REFUSED else "too_large"
@@ -237,10 +245,19 @@ class Lane(ABC, Generic[Export]):
             self._settled()
             self._report.failed(self.name, outcome)
 
+    def _passed_over_too_long(self, now: int) -> bool:
+        """Whether a backend that answers would leave these items for ever: no outage, which may be
+        waited for, but items that it can't take, behind which all others would wait."""
+        if self._passed_over_since_ns is None:
+            self._passed_over_since_ns = now
+        bound_s = self._options.retry.max_elapsed_s
+        return bool(bound_s) and now - self._passed_over_since_ns > bound_s * _S
+
     def _settled(self) -> None:
         """The request in front is done with."""
         self._waiting.popleft()
         self._failing_since_ns = None
+        self._passed_over_since_ns = None
         self._backoff.reset()
 
     def _failed(self, now: int, outcome: Outcome) -> None:
@@ -300,3 +317,4 @@ class Lane(ABC, Generic[Export]):
         self._accepted = 0
         self._lost = Counter()
         self._failing_since_ns = None
+        self._passed_over_since_ns = None

@@ -92,8 +92,8 @@ class MetricsLane(Lane[MetricsExport]):
     def _again(self) -> bool:
         """Whether what is left of an export may be given up, because newer points hold it too.
 
-        A delta of which a part has arrived is tried for as long as it takes: taken anew, that part
-        would count twice. Meanwhile the next delta grows. Cumulative values may always be sent
+        A delta of which a part has arrived is tried however long an outage is: taken anew, that
+        part would count twice. Meanwhile the next delta grows. Cumulative values may always be sent
         again."""
         untouched = self._accepted == 0 and not self._lost.total()
         return untouched or self._temporality is Temporality.CUMULATIVE

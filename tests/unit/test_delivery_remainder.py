@@ -113,6 +113,22 @@ def test_the_rest_of_a_delta_is_waited_for_however_long_it_takes() -> None:
     assert (report.drained, report.difference, dict(report.lost)) == (4, 0, {})
 
 
+def test_what_a_backend_leaves_again_and_again_does_not_stop_what_comes_after_it() -> None:
+    backend = Backend(1, *[0] * 10_000)
+    rig = Rig(backend, Temporality.DELTA)
+    rig.publish(1, 10, 20)
+    rig.run(LONG_S)
+    assert rig.feed.acknowledged == [1]
+    backend.takes.clear()
+    rig.publish(2, 100, 200)
+    rig.run(60)
+    assert [taken for taken in backend.taken if taken] == [[10], [100, 200]]
+    assert rig.feed.acknowledged == [1, 2]
+    report = rig.bench.ledger.report()
+    assert (report.drained, report.difference) == (3, 0)
+    assert report.lost == {"points_expired": 1}
+
+
 def test_the_rest_of_a_cumulative_export_gives_way_to_newer_values() -> None:
     backend = Backend(1, *[None] * 10_000)
     rig = Rig(backend, Temporality.CUMULATIVE)
