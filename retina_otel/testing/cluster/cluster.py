@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from retina_otel.errors import RetinaError
 from retina_otel.testing.cluster.control_plane import ControlPlane, Place
 from retina_otel.testing.cluster.ground import Ground
@@ -74,6 +76,41 @@ class Cluster(ControlPlane):
         `imagePullPolicy: Never`."""
         for node in self.nodes:
             node.import_image(archive)
+
+    def apply(self, manifest: str | Path) -> None:
+        """Creates or changes the objects of a YAML text or file. A namespace that is being deleted
+        takes with it all that is put there: it must have gone first. And a controller makes the
+        ServiceAccount that a new one's pods need; it may be late, above all after an outage of the
+        API server."""
+        text = manifest.read_text() if isinstance(manifest, Path) else manifest
+        namespaces = [one for one in yaml.safe_load_all(text) if one and one["kind"] == "Namespace"]
+        if namespaces:
+            names = [one["metadata"]["name"] for one in namespaces]
+            self._wait_until_none_ends(names)
+            super().apply(yaml.safe_dump_all(namespaces))
+            for name in names:
+                self._wait_for_account(name)
+        super().apply(text)
+
+    def _wait_until_none_ends(self, namespaces: Sequence[str]) -> None:
+        core = self.core()
+
+        def gone() -> bool:
+            listed: Any = core.list_namespace()
+            return not any(
+                one.metadata.deletion_timestamp and one.metadata.name in namespaces
+                for one in listed.items
+            )
+
+        self.wait_for(gone, what=f"end of the namespaces {', '.join(namespaces)} that were")
+
+    def _wait_for_account(self, namespace: str) -> None:
+        core = self.core()
+
+        def made() -> Any:
+            return core.read_namespaced_service_account("default", namespace)
+
+        self.wait_for(made, what=f"default ServiceAccount of {namespace}")
 
     # ------------------------------------------------------------------------------------ waiting
 
