@@ -18,7 +18,15 @@ from retina_otel.identity_service.service import Options, Service
 from retina_otel.kubernetes.access import Access
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.scrape import Sample
-from tests.cluster.test_identity import POD, RIGHTS, Watched, rule, said_of, watched
+from tests.cluster.test_identity import (
+    POD,
+    RIGHTS,
+    Watched,
+    rule,
+    said_of,
+    wait_until_told,
+    watched,
+)
 from tests.cluster.test_identity_extension import ROLLOUTS, Made, objects, running
 from tests.cluster.test_identity_service import AUDIENCE, CRD, RULES
 from tests.e2e.agent import wait_until
@@ -119,6 +127,7 @@ class World:
         spec = {"replicas": 1, "selector": {"matchLabels": labels}, "template": template}
         self._made("apps/v1", "ReplicaSet", "web-1", spec=spec, owners=[owner])
         cluster.wait_for_pods(NAMESPACE, "app=web", 1)
+        cluster.kubectl("wait", "--for=condition=Ready", "pod/client", "-n", NAMESPACE)
         self.pinged: dict[str, int] = {}
 
     def _made(
@@ -220,11 +229,12 @@ def test_agents_ask_the_api_server_for_nothing_but_while_the_service_is_away(
     token = tmp_path / "token"
     token.write_text(cluster.token_for("told", audiences=[AUDIENCE]))
     listen = f"unix:{tmp_path}/identity"
-    settings = told_by(listen, token, fall_back_after="1s")
+    # Pods are pinged as soon as they run: what is told of them later than this comes too late.
+    settings = told_by(listen, token, fall_back_after="1s") | {"settle": "5s"}
 
     def all_is_counted_by_name() -> None:
         world.ping()
-        wait_until(lambda: counted(agent) == world.pinged, f"{world.pinged} by name", 30)
+        wait_until_told(lambda: counted(agent) == world.pinged, f"{world.pinged} by name", 30)
         assert owners(agent) == {("rollout", "web")}
 
     with ExitStack() as stack:
@@ -252,9 +262,11 @@ def test_agents_ask_the_api_server_for_nothing_but_while_the_service_is_away(
             world.scale(4)
             all_is_counted_by_name()
             cluster.apply(json.dumps(NAMES_ONLY))
-            wait_until(lambda: owners(agent) == set(), "an end of the series with all labels")
+            wait_until_told(lambda: owners(agent) == set(), "an end of the series with all labels")
             world.ping()
-            wait_until(lambda: owners(agent) == {("", "")}, "only the labels that are asked for")
+            wait_until_told(
+                lambda: owners(agent) == {("", "")}, "only the labels that are asked for"
+            )
             assert world.requests() == before
 
 

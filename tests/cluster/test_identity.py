@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def rule(group: str, *resources: str, verbs: tuple[str, ...]) -> dict[str, list[
 
 
 WELL = {"state": "running", "failures": 0}
+INTRODUCED = {"k8s_cluster_uid", "k8s_node_uid"}
 WATCH = ("get", "list", "watch")
 RIGHTS = [
     rule("", "pods", "services", "nodes", "namespaces", verbs=WATCH),
@@ -110,15 +111,13 @@ class Watched:
         return str(self.health().get("reason", ""))
 
     def wait_until_all_is_well(self) -> None:
-        """Every list has come, and nothing is missing."""
-
-        def well() -> bool:
-            try:
-                return self.health() == WELL
-            except RetinaError:
-                return False  # the exporter changes into one that has more to say
-
-        wait_until(well, "an extension to which nothing is missing", 60)
+        """Every list has come, nothing is missing, and the exporter is the one that says which
+        cluster and node it is: no other comes in its place."""
+        wait_until_told(
+            lambda: self.health() == WELL and self.resource().keys() >= INTRODUCED,
+            "an extension to which nothing is missing",
+            60,
+        )
 
     def agent_health(self) -> dict[str, Any]:
         text = fetch(self.cluster.node.namespace, "127.0.0.1", HEALTH, "/")
@@ -129,15 +128,24 @@ class Watched:
         return list(samples(fetch(self.cluster.node.namespace, "127.0.0.1", SCRAPED)))
 
     def resource(self) -> Mapping[str, str]:
-        """None while the exporter changes into one that has more to say."""
-        try:
-            found = [one.labels for one in self.scrape() if one.name == "target_info"]
-        except RetinaError:
-            return {}
-        return found[0]
+        """Empty before there is one."""
+        found = [one.labels for one in self.scrape() if one.name == "target_info"]
+        return found[0] if found else {}
 
     def flows(self) -> list[Sample]:
         return [one for one in self.scrape() if one.name == "retina_flow_packets_total"]
+
+
+def wait_until_told(holds: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """As `wait_until`, of what the agent says. Nobody answers for a moment where its exporters
+    change into others: into those that say which node it is, for one."""
+
+    def told() -> bool:
+        with suppress(RetinaError):
+            return holds()
+        return False
+
+    wait_until(told, what, seconds)
 
 
 @contextmanager
@@ -214,7 +222,7 @@ def test_both_ends_have_their_pod_owner_node_and_place(
         def pairs() -> set[tuple[str | None, str | None]]:
             return {(s.get("k8s_pod_name"), d.get("k8s_pod_name")) for s, d in ends()}
 
-        wait_until(lambda: wanted <= pairs(), f"series between {wanted}")
+        wait_until_told(lambda: wanted <= pairs(), f"series between {wanted}")
         for source, destination in ends():
             for end in (source, destination):
                 end.pop("address", None)
@@ -229,11 +237,8 @@ def test_resource_says_which_cluster_and_node_it_is(
     cluster_uid = cluster.core().read_namespace("kube-system").metadata.uid
     node = cluster.core().read_node(cluster.node.name)
     with watched(cluster, tmp_path, kubeconfig) as agent:
-
-        def known() -> bool:
-            return "k8s_cluster_uid" in agent.resource()
-
-        wait_until(known, "the cluster's uid")
+        # Each is learned by itself.
+        wait_until_told(lambda: agent.resource().keys() >= INTRODUCED, "the uids")
         labels = agent.resource()
         assert labels["k8s_cluster_uid"] == cluster_uid
         assert labels["k8s_node_uid"] == node.metadata.uid
@@ -246,9 +251,13 @@ def test_missing_right_is_named_with_what_it_costs(cluster: Cluster, tmp_path: P
     rights = [rule("", "pods", "services", "namespaces", verbs=WATCH), *RIGHTS[1:]]
     lacking = cluster.kubeconfig_for("without-nodes", rights, inner=True)
     with watched(cluster, tmp_path, lacking) as agent:
-        wait_until(lambda: "Grant `watch nodes`" in agent.reason(), "the right", 30)
-        assert "this node's uid and cloud are unknown: grant `get nodes`" in agent.reason()
-        assert "other nodes and the zones of pods may be unknown or out of date" in agent.reason()
+        said = {
+            "Grant `watch nodes`",
+            "this node's uid and cloud are unknown: grant `get nodes`",
+            "other nodes and the zones of pods may be unknown or out of date",
+        }
+        # Whoever asks for the one does not wait for who asks for the other.
+        wait_until_told(lambda: all(one in agent.reason() for one in said), f"all of {said}", 30)
         assert agent.health()["state"] == "degraded"
         cluster.set_rights("without-nodes", RIGHTS)
         agent.wait_until_all_is_well()
@@ -264,12 +273,12 @@ def test_agent_starts_and_counts_while_the_api_server_is_away(
     away = True
     try:
         with watched(world, tmp_path, kubeconfig) as agent:
-            wait_until(lambda: "Check that it runs" in agent.reason(), "the remedy", 60)
+            wait_until_told(lambda: "Check that it runs" in agent.reason(), "the remedy", 60)
             world.start_api_server()
             away = False
             agent.wait_until_all_is_well()
             world.exec("who/client-0", ["wget", "-q", "-O", "-", f"http://{address}:8080/"])
-            wait_until(
+            wait_until_told(
                 lambda: any(
                     one.labels.get("source_k8s_pod_name") == "client-0"
                     and one.labels.get("destination_k8s_pod_name") == server.metadata.name

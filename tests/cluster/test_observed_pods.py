@@ -11,9 +11,15 @@ import yaml
 
 from retina_otel.testing.cluster import Cluster
 from retina_otel.testing.scrape import Sample
-from tests.cluster.test_identity import kubeconfig, pods_of, said_of, watched, world
+from tests.cluster.test_identity import (
+    kubeconfig,
+    pods_of,
+    said_of,
+    wait_until_told,
+    watched,
+    world,
+)
 from tests.cluster.test_metrics_configuration import OURS
-from tests.e2e.agent import wait_until
 
 __all__ = ["kubeconfig", "world"]
 
@@ -92,16 +98,16 @@ def test_only_what_an_object_names_is_counted_and_told_until_it_is_deleted(
 
         talk()
         at_the_stranger = ("stranger", server, "egress")
-        wait_until(lambda: at_the_stranger in counted_at(), "series of the stranger")
+        wait_until_told(lambda: at_the_stranger in counted_at(), "series of the stranger")
         assert "retina_flow_io_bytes_total" in names()
 
         strangers.apply(yaml.safe_dump(CONFIGURATION))
         # Not by what is absent alone: an exporter that is being exchanged has nothing at all.
-        wait_until(lambda: names() == {"retina_flow_packets_total"}, "the overlay")
-        wait_until(lambda: at_the_stranger not in counted_at(), "the end of the stranger's")
+        wait_until_told(lambda: names() == {"retina_flow_packets_total"}, "the overlay")
+        wait_until_told(lambda: at_the_stranger not in counted_at(), "the end of the stranger's")
         talk()
         wanted = {("client-0", server, "egress"), ("stranger", server, "ingress")}
-        wait_until(lambda: wanted <= counted_at(), f"series {wanted}")
+        wait_until_told(lambda: wanted <= counted_at(), f"series {wanted}")
         assert at_the_stranger not in counted_at()
         for one in agent.flows():
             kept = {key for key in one.labels if key.startswith(("source_", "destination_"))}
@@ -109,6 +115,6 @@ def test_only_what_an_object_names_is_counted_and_told_until_it_is_deleted(
 
         strangers.delete(yaml.safe_dump(CONFIGURATION))
         # CoreDNS is asked for its health all the time.
-        wait_until(lambda: "retina_flow_io_bytes_total" in names(), "all metrics again")
+        wait_until_told(lambda: "retina_flow_io_bytes_total" in names(), "all metrics again")
         talk()
-        wait_until(lambda: at_the_stranger in counted_at(), "series of the stranger again")
+        wait_until_told(lambda: at_the_stranger in counted_at(), "series of the stranger again")
