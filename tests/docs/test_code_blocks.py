@@ -25,9 +25,13 @@ from tests.docs.pages import ROOT, Block, blocks, commands, name, pages
 NOT_RUN = ROOT / "tests" / "docs" / "not-run.txt"
 SERVERS = re.compile(
     r"retina-otel agent\b|build-collector --path\) --config\b|--path prometheus\) --config\.file\b"
+    r"|--path loki\) -config\.file\b|--path kafka\) \d"
     r"|-m retina_otel\.testing\.application_insights\b"
 )
-READY = re.compile(r"\bstarted: |Everything is ready|Server is ready to receive web requests")
+READY = re.compile(
+    r"\bstarted: |Everything is ready|Server is ready to receive web requests"
+    r"|Loki started|listening at "
+)
 COMMAND_SECONDS = 60
 START_SECONDS = 30
 

@@ -29,6 +29,7 @@ func main() {
 	if err != nil {
 		end(err.Error())
 	}
+	fmt.Fprintln(os.Stderr, "listening at", cluster.ListenAddrs()[0])
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	<-signals
