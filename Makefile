@@ -73,6 +73,7 @@ bench: setup ## what a packet, a flow, a series cost; prints, and writes build/b
 docs: setup ## write the generated reference pages, then test the documentation
 	@$(PY) -m retina_otel.cli.reference
 	@$(PY) -m retina_otel.cli.registry
+	@$(PY) tools/constants.py
 	@$(PY) tools/readme_signals.py
 	@$(PY) tools/retina_users.py
 	@.venv/bin/retina-otel dashboards grafana >charts/retina-otel/files/dashboard.json

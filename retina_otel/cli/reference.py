@@ -222,7 +222,8 @@ def _signals(components: Sequence[Component]) -> Iterator[str]:
     yield (
         "[registry](registry) has all of this for OpenTelemetry's weaver "
         "(`weaver registry check -r docs/reference/registry`), which makes constants for any "
-        "language of it; `schemas` in the repository has the schema files."
+        "language of it; those for Python are in `retina_otel.semconv`. `schemas` in the "
+        "repository has the schema files."
     )
     yield ""
     yield "## Attributes"

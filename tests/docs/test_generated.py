@@ -35,6 +35,11 @@ def test_the_signals_in_the_readme_are_those_of_the_model():
     assert done.returncode == 0, "run `make docs`"
 
 
+def test_the_constants_are_the_names_of_the_model():
+    done = subprocess.run([sys.executable, "tools/constants.py", "--check"], cwd=ROOT)
+    assert done.returncode == 0, "run `make docs`"
+
+
 def test_the_metrics_for_retinas_users_are_those_of_the_model():
     done = subprocess.run([sys.executable, "tools/retina_users.py", "--check"], cwd=ROOT)
     assert done.returncode == 0, "run `make docs`"
