@@ -1,4 +1,4 @@
-"""Names of metrics, events and attributes, for programs that read what retina-otel reports.
+"""Names of metrics, events and attributes, for programs that read what agents report.
 
 Written from the code by `make docs`: change the signals, not this file.
 """

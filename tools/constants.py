@@ -16,7 +16,7 @@ from retina_otel.pipeline.projection import PREFIXES
 
 MODULE = Path(__file__).parents[1] / "retina_otel" / "semconv.py"
 SIGNALS = (*BUILT_IN, *OWN_METRICS)
-HEAD = '''"""Names of metrics, events and attributes, for programs that read what retina-otel reports.
+HEAD = '''"""Names of metrics, events and attributes, for programs that read what agents report.
 
 Written from the code by `make docs`: change the signals, not this file.
 """
