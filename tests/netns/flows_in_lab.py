@@ -53,6 +53,7 @@ class Flows:
 
     def __init__(self, lab: Lab, settings: FlowsSettings) -> None:
         self._lab = lab
+        self._ticking = threading.Lock()
         self.degraded = ""
         self.monitor = lab.node.call(InterfaceMonitor)
         self.ledger = Ledger("flows", "packets")
@@ -89,7 +90,8 @@ class Flows:
 
     def follow_interfaces(self) -> None:
         """What the agent does when the monitor's descriptor is readable."""
-        self._lab.node.call(self.monitor.poll)
+        with self._ticking:
+            self._lab.node.call(self.monitor.poll)
 
     def wait_attached(self, interface: str, within_s: float = 1.0) -> None:
         """Until packets of an interface are counted; somebody else follows the interfaces."""
@@ -107,8 +109,10 @@ class Flows:
             self.monitor.poll()
             return self.receiver.collect(window, deadline)
 
-        self._take(self._lab.node.call(tick), keep_rows)
-        self.collections += 1
+        # Tests collect beside a thread that flips; an agent has one thread for it.
+        with self._ticking:
+            self._take(self._lab.node.call(tick), keep_rows)
+            self.collections += 1
 
     def finish(self) -> None:
         """What the agent does after the last tick."""
