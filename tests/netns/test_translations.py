@@ -247,7 +247,7 @@ def test_what_was_asked_in_a_tick_is_not_asked_again_before_the_next(services):
 
 def test_look_ups_are_bounded_and_what_is_left_out_is_counted(services):
     services.translations = NodeTranslations(lambda: services.now_ns, lookups=5)
-    truth = dict(services.connect(UDP, (SERVICE4, PORT)) for _ in range(8))
+    truth = dict(services.connect(UDP, (SERVICE4, PORT), 20_000 + n) for n in range(8))
 
     told = services.ask(*truth, *truth)
     assert told[:8] == told[8:]
