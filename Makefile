@@ -71,8 +71,8 @@ bench: setup ## what a packet, a flow, a series cost; prints, and writes build/b
 	@$(ROOT) $(PY) -m tests.bench $(ARGS)
 
 docs: setup ## write the generated reference pages, then test the documentation
-	@$(PY) -m retina_otel.cli.reference
-	@$(PY) -m retina_otel.cli.registry
+	@$(PY) -m retina_otel.cli.reference.pages
+	@$(PY) -m retina_otel.cli.reference.registry
 	@$(PY) tools/constants.py
 	@$(PY) tools/readme_signals.py
 	@$(PY) tools/retina_users.py

@@ -23,12 +23,12 @@ from retina_otel.model.durations import ByteSize, Duration, PositiveDuration
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.model.namespaces import NamespaceRegistry, SocketOwners, Translations
 from retina_otel.model.signals import Attribute, Event, Metric
-from retina_otel.pipeline.attribute_costs import MetricCardinality
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.points import EventsReader, MetricsReader
-from retina_otel.pipeline.selection import Selection
+from retina_otel.pipeline.series.attribute_costs import MetricCardinality
 
 __all__ = [
     "AgentStatus",

@@ -12,7 +12,7 @@ from pathlib import Path
 from retina_otel.agent.own_metrics import OWN_METRICS
 from retina_otel.model.attributes import END_ATTRIBUTES
 from retina_otel.model.signals import BUILT_IN, SCHEMA_URL, Ends, Event, Metric
-from retina_otel.pipeline.projection import PREFIXES
+from retina_otel.pipeline.series.projection import PREFIXES
 
 MODULE = Path(__file__).parents[1] / "retina_otel" / "semconv.py"
 SIGNALS = (*BUILT_IN, *OWN_METRICS)

@@ -23,7 +23,7 @@ from retina_otel.component import AgentStatus, ComponentKind, Context
 from retina_otel.config.load import Configuration
 from retina_otel.errors import ConfigError, RetinaError
 from retina_otel.extensions.node_identity import NodeIdentity
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.interfaces import Interface
 from retina_otel.node.facts import NodeFacts
 

@@ -36,7 +36,7 @@ from retina_otel.errors import RetinaError
 from retina_otel.model.batches import Window
 from retina_otel.model.interfaces import InterfaceRegistry
 from retina_otel.node.facts import NodeFacts
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 
 _UNITS = {
     ComponentKind.RECEIVER: "packets",

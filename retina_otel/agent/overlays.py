@@ -13,10 +13,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from retina_otel.agent.routes import Route, resolves_identity
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import MetricsPipeline
-from retina_otel.pipeline.selection import Selection
 
 
 class Overlays:

@@ -15,16 +15,16 @@ from retina_otel.config.load import Configuration
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, MetricBatch
 from retina_otel.pipeline.accumulator import TIME_STEP_NS, Accumulator, AccumulatorSettings
-from retina_otel.pipeline.attribute_costs import MetricCardinality
 from retina_otel.pipeline.classic import ClassicMetrics
-from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
-from retina_otel.pipeline.folding import Folding
-from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.late import LateIdentity
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
 from retina_otel.pipeline.points import ResourceModel
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.series.attribute_costs import MetricCardinality
+from retina_otel.pipeline.series.folding import Folding
 
 OWN = "own"
 """Name of the pipeline of the agent's own metrics, and of what feeds it."""

@@ -32,8 +32,8 @@ from retina_otel.model import batches
 from retina_otel.model.attributes import ERROR_TYPE, K8S_NAMESPACE_NAME, NETWORK_INTERFACE_NAME
 from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.folding import FoldedOf
 from retina_otel.pipeline.ledger import ExportCounts
+from retina_otel.pipeline.series.folding import FoldedOf
 
 _CONVENTIONAL = {"prometheus": "prometheus_http_text"}
 """Types of exporters that the semantic conventions call otherwise."""

@@ -24,7 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "observe": ("retina_otel.cli.observe", "Show flows and drops as agents see them."),
     "pods": ("retina_otel.cli.pods", "Tell what is known of an address or a pod, and how."),
     "cardinality": ("retina_otel.cli.cardinality", "Show what each attribute costs in series."),
-    "demo": ("retina_otel.cli.demo", "Show it working in a small lab on this machine."),
+    "demo": ("retina_otel.cli.demo.command", "Show it working in a small lab on this machine."),
     "identity-service": (
         "retina_otel.cli.identity_service",
         "Watch the Kubernetes API once, for all agents.",

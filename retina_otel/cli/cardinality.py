@@ -11,7 +11,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from retina_otel.pipeline.attribute_costs import MetricCardinality
+    from retina_otel.pipeline.series.attribute_costs import MetricCardinality
 
 DEFAULT_ENDPOINT = "127.0.0.1:13133"
 _TIMEOUT_S = 30.0
@@ -63,9 +63,9 @@ def _ask(endpoint: str) -> Mapping[str, Sequence[MetricCardinality]]:
     import urllib3
     from pydantic import TypeAdapter, ValidationError
 
-    from retina_otel.delivery.serving import parse_address
     from retina_otel.errors import RetinaError
-    from retina_otel.pipeline.attribute_costs import MetricCardinality
+    from retina_otel.pipeline.series.attribute_costs import MetricCardinality
+    from retina_otel.serving.server import parse_address
 
     try:
         host, port = parse_address(endpoint)

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
 
 _STRATEGY = click.option(
     "--translation-strategy",

@@ -153,7 +153,7 @@ def command(
     from retina_otel.identity_service.server import Limits
     from retina_otel.identity_service.service import Options, Service
     from retina_otel.identity_service.tls import ServerFiles
-    from retina_otel.kubernetes.access import Access
+    from retina_otel.kubernetes.api.access import Access
     from retina_otel.model.durations import parse_duration
 
     set_up(LogsSettings(level=LogLevel(log_level)))

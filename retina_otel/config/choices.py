@@ -12,7 +12,7 @@ from retina_otel.component import Component
 from retina_otel.config.registry import nearest
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.signals import END_ATTRIBUTES, Attribute, Event, Metric
-from retina_otel.pipeline.projection import DEFAULT, PREFIXES
+from retina_otel.pipeline.series.projection import DEFAULT, PREFIXES
 
 _POD_LABELS = "k8s.pod.label."
 

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from retina_otel.config.document import Document, KeyPath
 from retina_otel.config.registry import nearest
-from retina_otel.delivery.header_names import is_header_name
+from retina_otel.delivery.http.header_names import is_header_name
 from retina_otel.errors import ConfigError
 
 _SECRET = re.compile(

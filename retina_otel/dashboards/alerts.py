@@ -8,7 +8,7 @@ from typing import Any
 
 from retina_otel.agent import own_metrics as own
 from retina_otel.dashboards.promql import CLUSTER, NODE, Label, Match, PromQL
-from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
 from retina_otel.model import signals
 
 _LEDGER = Label.of(own.LEDGER_NAME)

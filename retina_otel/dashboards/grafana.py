@@ -6,7 +6,7 @@ from typing import Any
 
 from retina_otel.dashboards.panels import Panel, Row, Shape, rows
 from retina_otel.dashboards.promql import CLUSTER, NODE, Label, PromQL
-from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
 from retina_otel.model import signals
 
 _SCHEMA_VERSION = 39

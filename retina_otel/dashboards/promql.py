@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retina_otel.encode.prometheus_names import (
+from retina_otel.encode.prometheus.names import (
     DEFAULT_STRATEGY,
     TranslationStrategy,
     label_name,

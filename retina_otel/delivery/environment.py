@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.header_names import is_header_name
+from retina_otel.delivery.http.header_names import is_header_name
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import Temporality
 

@@ -18,8 +18,8 @@ from retina_otel.delivery.report import DeliveryReport, Operated
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.sender import PlainSender, Sender
 from retina_otel.delivery.sharing import Encoded, Sharing
-from retina_otel.delivery.spool import SpoolPlace
-from retina_otel.delivery.spool_lane import SpoolLane
+from retina_otel.delivery.spool.lane import SpoolLane
+from retina_otel.delivery.spool.queue import SpoolPlace
 from retina_otel.delivery.worker import Worker
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventsReader, MetricsReader

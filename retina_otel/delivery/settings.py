@@ -7,15 +7,15 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
 
-from retina_otel.delivery.auth import AuthSettings
+from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.grpc_endpoint import GrpcEndpoint, Keepalive
-from retina_otel.delivery.header_names import is_header_name, shown_name
-from retina_otel.delivery.http import fault_of_url
-from retina_otel.delivery.proxies import fault_of_proxy
+from retina_otel.delivery.grpc.endpoint import GrpcEndpoint, Keepalive
+from retina_otel.delivery.http.header_names import is_header_name, shown_name
+from retina_otel.delivery.http.proxies import fault_of_proxy
+from retina_otel.delivery.http.sender import fault_of_url
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.strict import StrictSettings
-from retina_otel.delivery.tls import TlsOptions, TlsVersion
+from retina_otel.delivery.tls.contexts import TlsOptions, TlsVersion
 from retina_otel.model.durations import Duration, PositiveDuration
 
 __all__ = [

@@ -15,14 +15,7 @@ from enum import Enum
 from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
-from retina_otel.delivery.push import (
-    EventsRoute,
-    MetricsRoute,
-    Outcome,
-    PlainSender,
-    Push,
-    Result,
-)
+from retina_otel.delivery.push import EventsRoute, MetricsRoute, Outcome, PlainSender, Push, Result
 from retina_otel.encode.event_body import bodies
 from retina_otel.encode.grouping import by_metric, by_scope
 from retina_otel.encode.scopes import scope_identity

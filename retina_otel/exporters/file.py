@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
 from retina_otel.delivery.file import LineFile, Rotation
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, PlainSender, Push, RetryPolicy
-from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonLogsEncoder, JsonMetricsEncoder
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel
 
 _MEGABYTE = 1 << 20

@@ -19,14 +19,7 @@ from typing import cast
 
 from pydantic import Field
 
-from retina_otel.component import (
-    Component,
-    ComponentKind,
-    Context,
-    PositiveDuration,
-    Settings,
-)
-from retina_otel.delivery.bounded_server import BoundedServer
+from retina_otel.component import Component, ComponentKind, Context, PositiveDuration, Settings
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.errors import ConfigError, RetinaError
 from retina_otel.observe.answers import Request, answer
@@ -34,6 +27,7 @@ from retina_otel.observe.history import History
 from retina_otel.observe.records import Observed
 from retina_otel.observe.socket import DEFAULT_SOCKET
 from retina_otel.pipeline.points import EventsReader, MetricsReader
+from retina_otel.serving.bounded import BoundedServer
 
 _TAKE_BYTES = 1 << 20
 _LONGEST_REQUEST = 1 << 16

@@ -15,17 +15,13 @@ from pydantic import Field, SecretStr, model_validator
 
 from retina_otel import __version__
 from retina_otel.component import ByteSize, Context, PositiveDuration, Settings
-from retina_otel.delivery.authorizer import Authorizer
-from retina_otel.delivery.environment import (
-    OtlpEnvironment,
-    milliseconds,
-    temporality_preference,
-)
+from retina_otel.delivery.auth.authorizer import Authorizer
+from retina_otel.delivery.environment import OtlpEnvironment, milliseconds, temporality_preference
 from retina_otel.delivery.failover import FailoverSender
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push, Sender
 from retina_otel.delivery.settings import AuthSettings, Headers, ProxyUrl, RetrySettings
-from retina_otel.delivery.spool_settings import SpoolSettings
+from retina_otel.delivery.spool.settings import SpoolSettings
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceModel, Temporality

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind
-from retina_otel.delivery.authorizer import Authorizer
+from retina_otel.delivery.auth.authorizer import Authorizer
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.grpc_endpoint import GrpcCompression, GrpcEndpoint
-from retina_otel.delivery.proxies import is_this_machine
+from retina_otel.delivery.grpc.endpoint import GrpcCompression, GrpcEndpoint
+from retina_otel.delivery.http.proxies import is_this_machine
 from retina_otel.delivery.settings import GrpcAddress, GrpcTlsSettings, KeepaliveSettings
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
 
 if TYPE_CHECKING:
-    from retina_otel.delivery.grpc import GrpcSender
+    from retina_otel.delivery.grpc.sender import GrpcSender
 
 DEFAULT_ENDPOINT = "http://localhost:4317"
 
@@ -88,7 +88,12 @@ class OtlpGrpcExporter(OtlpExporter[OtlpGrpcSettings]):
 
     def sender(self, signal: str, endpoint: str, authorizer: Authorizer | None) -> GrpcSender:
         # Imported when one is made: grpc costs memory that agents without it need not pay.
-        from retina_otel.delivery.grpc import LOGS_METHOD, METRICS_METHOD, GrpcSender, GrpcTarget
+        from retina_otel.delivery.grpc.sender import (
+            LOGS_METHOD,
+            METRICS_METHOD,
+            GrpcSender,
+            GrpcTarget,
+        )
 
         settings, environment = self.settings, self.environment(signal)
         target = GrpcTarget(

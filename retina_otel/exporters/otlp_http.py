@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from retina_otel.component import Component, ComponentKind
-from retina_otel.delivery.authorizer import Authorizer
+from retina_otel.delivery.auth.authorizer import Authorizer
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.environment import DEFAULT_ENDPOINT, signal_url
-from retina_otel.delivery.http import HttpSender, HttpTarget, shown_url
-from retina_otel.delivery.proxies import is_this_machine
+from retina_otel.delivery.http.proxies import is_this_machine
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget, shown_url
 from retina_otel.delivery.settings import HttpUrl, OtlpCompression, TlsSettings
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
 from retina_otel.pipeline.points import EventsReader, MetricsReader

@@ -24,20 +24,16 @@ from retina_otel.component import (
     PositiveDuration,
     Settings,
 )
-from retina_otel.delivery.serving import Handler, ListenAddress, Server
-from retina_otel.delivery.serving_access import (
-    ServerAccess,
-    ServerAuthSettings,
-    ServerTlsSettings,
-)
-from retina_otel.encode.classic import ClassicBlocks
-from retina_otel.encode.prometheus import PrometheusRenderer
-from retina_otel.encode.prometheus_escaping import Naming
-from retina_otel.encode.prometheus_formats import Format, Syntax, accepts_gzip, negotiate
-from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
-from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
+from retina_otel.encode.prometheus.classic import ClassicBlocks
+from retina_otel.encode.prometheus.escaping import Naming
+from retina_otel.encode.prometheus.formats import Format, Syntax, accepts_gzip, negotiate
+from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.prometheus.protobuf import ProtobufRenderer
+from retina_otel.encode.prometheus.text import PrometheusRenderer
 from retina_otel.errors import cannot_listen
 from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader
+from retina_otel.serving.access import ServerAccess, ServerAuthSettings, ServerTlsSettings
+from retina_otel.serving.server import Handler, ListenAddress, Server
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
 _LEVEL = 1

@@ -23,9 +23,14 @@ from retina_otel.component import (
     Settings,
 )
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.http import HttpTarget
+from retina_otel.delivery.http.remote_write import (
+    RESERVED_HEADERS,
+    Protocol,
+    RemoteWriteSender,
+    Wire,
+)
+from retina_otel.delivery.http.sender import HttpTarget
 from retina_otel.delivery.push import Encoded, MetricsRoute, Push
-from retina_otel.delivery.remote_write import RESERVED_HEADERS, Protocol, RemoteWriteSender, Wire
 from retina_otel.delivery.settings import (
     AuthSettings,
     HttpUrl,
@@ -34,12 +39,12 @@ from retina_otel.delivery.settings import (
     TlsSettings,
 )
 from retina_otel.delivery.shards import ShardReader
-from retina_otel.encode import remote_write, remote_write_2
-from retina_otel.encode.prometheus_names import DEFAULT_STRATEGY, TranslationStrategy
-from retina_otel.encode.remote_write_labels import label_of_setting
-from retina_otel.encode.remote_write_requests import RemoteWriteEncoder
-from retina_otel.encode.remote_write_series import PROMOTED, SeriesOptions
-from retina_otel.encode.remote_write_wire import (
+from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
+from retina_otel.encode.remote_write import version_1, version_2
+from retina_otel.encode.remote_write.labels import label_of_setting
+from retina_otel.encode.remote_write.requests import RemoteWriteEncoder
+from retina_otel.encode.remote_write.series import PROMOTED, SeriesOptions
+from retina_otel.encode.remote_write.wire import (
     as_version_1,
     count_samples,
     is_version_2,
@@ -48,7 +53,7 @@ from retina_otel.encode.remote_write_wire import (
 )
 from retina_otel.pipeline.points import EventsReader, MetricsReader, PointBlock
 
-_ENCODERS = {Protocol.V1: remote_write.encoder, Protocol.V2: remote_write_2.encoder}
+_ENCODERS = {Protocol.V1: version_1.encoder, Protocol.V2: version_2.encoder}
 
 
 def _each_a_label(labels: dict[str, str]) -> dict[str, str]:

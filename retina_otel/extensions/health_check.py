@@ -18,9 +18,9 @@ from pydantic import Field
 
 from retina_otel import __version__
 from retina_otel.component import AgentStatus, Component, ComponentKind, Context, Settings
-from retina_otel.delivery.serving import Handler, ListenAddress, Server
 from retina_otel.errors import cannot_listen
-from retina_otel.pipeline.attribute_costs import MetricCardinality
+from retina_otel.pipeline.series.attribute_costs import MetricCardinality
+from retina_otel.serving.server import Handler, ListenAddress, Server
 
 _REQUEST_TIMEOUT_S = 5.0
 CARDINALITY_PATH = "/cardinality"

@@ -21,7 +21,7 @@ from retina_otel.model.attributes import (
 )
 from retina_otel.model.batches import AttributeValue
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
 
 SOURCE = "node"
 """Under which name the row is kept in the EndpointTable."""

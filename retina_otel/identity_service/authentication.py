@@ -20,7 +20,7 @@ from typing import Any
 
 from retina_otel.errors import RetinaError
 from retina_otel.identity_service.counters import Counters
-from retina_otel.kubernetes.access import Access, AccessError
+from retina_otel.kubernetes.api.access import Access, AccessError
 
 AUDIENCE = "retina-otel-identity"
 

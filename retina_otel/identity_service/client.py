@@ -36,8 +36,8 @@ from retina_otel.identity_service.protocol import (
     Subscription,
 )
 from retina_otel.identity_service.tls import channel_credentials
+from retina_otel.kubernetes.api.watch import Change, WatchState
 from retina_otel.kubernetes.objects import Kind, Object
-from retina_otel.kubernetes.watch import Change, WatchState
 
 _LARGEST_TOKEN = 64 << 10
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from retina_otel.identity_service.client import IdentityStream, StreamSettings, probe
-from retina_otel.kubernetes.watch import Change, WatchState
+from retina_otel.kubernetes.api.watch import Change, WatchState
 
 
 class Source(Protocol):

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from http import HTTPStatus
 
-from retina_otel.delivery.serving import Handler, Server
+from retina_otel.serving.server import Handler, Server
 
 _REQUEST_TIMEOUT_S = 5.0
 _METRICS = "text/plain; version=0.0.4; charset=utf-8"

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from retina_otel.errors import RetinaError
-from retina_otel.kubernetes.access import Access, AccessError
+from retina_otel.kubernetes.api.access import Access, AccessError
 
 _CONFLICT, _NOT_FOUND = 409, 404
 

@@ -10,11 +10,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.inventory_owners import Missing, kind_of
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Change
+from retina_otel.kubernetes.inventory.owners import Missing, kind_of
 from retina_otel.kubernetes.objects import Kind, Object, Workload
 from retina_otel.kubernetes.owner_reader import OwnerReader
-from retina_otel.kubernetes.watch import Change
 
 OWNED = frozenset({Kind.POD, Kind.REPLICA_SET, Kind.JOB})
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from retina_otel.identity_service.protocol import (
-    FULL,
-    LAST,
-    Subscription,
-    changes,
-)
+from retina_otel.identity_service.protocol import FULL, LAST, Subscription, changes
 from retina_otel.identity_service.store import Batch, Snapshot, Store, node_topic
 from retina_otel.kubernetes.objects import Kind
 

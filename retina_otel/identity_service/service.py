@@ -13,7 +13,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from retina_otel.delivery.serving import parse_address
 from retina_otel.errors import ConfigError, cannot_listen
 from retina_otel.identity_service.admission import Admission, Credentials, Identify
 from retina_otel.identity_service.authentication import (
@@ -31,8 +30,9 @@ from retina_otel.identity_service.sources import Sources, keys
 from retina_otel.identity_service.statuses import write_statuses
 from retina_otel.identity_service.store import Store
 from retina_otel.identity_service.tls import ServerFiles, server_credentials
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.watch import Timing
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Timing
+from retina_otel.serving.server import parse_address
 
 _LATE_S = 30.0
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from retina_otel.identity_service.owners import OWNED, CustomOwners
 from retina_otel.identity_service.protocol import Heartbeat, Keys
 from retina_otel.identity_service.store import Store
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Change, Timing, Wanted, Watcher, WatchState
 from retina_otel.kubernetes.cloud import NODE_LABELS
-from retina_otel.kubernetes.configurations import Configurations
+from retina_otel.kubernetes.metrics_configuration.following import Configurations
+from retina_otel.kubernetes.metrics_configuration.observed import ANNOTATION
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.observed import ANNOTATION
-from retina_otel.kubernetes.watch import Change, Timing, Wanted, Watcher, WatchState
 
 _WATCHED = (
     Kind.POD,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from retina_otel.kubernetes.access import Access, AccessError
-from retina_otel.kubernetes.metrics_configuration import PATH, read
-from retina_otel.kubernetes.metrics_configuration_status import outdated, write_status
+from retina_otel.kubernetes.api.access import Access, AccessError
+from retina_otel.kubernetes.metrics_configuration.objects import PATH, read
+from retina_otel.kubernetes.metrics_configuration.status import outdated, write_status
 
 _NOT_FOUND, _CONFLICT = 404, 409
 

@@ -18,8 +18,8 @@ import zstandard
 
 from retina_otel.identity_service.codec import MOST_BYTES, encode_block
 from retina_otel.identity_service.protocol import MOST_FRAME_BYTES, part
+from retina_otel.kubernetes.api.watch import Change
 from retina_otel.kubernetes.objects import Kind, Object, Pod
-from retina_otel.kubernetes.watch import Change
 
 Objects = Mapping[str, Object]
 """By UID."""

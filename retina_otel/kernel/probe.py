@@ -16,10 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from retina_otel.errors import AttachError, KernelError
-from retina_otel.kernel import attach, clsact, maps, netns, syscall
-from retina_otel.kernel.btf import Btf
+from retina_otel.kernel import syscall
+from retina_otel.kernel.bpf import attach, maps
+from retina_otel.kernel.bpf.btf import Btf
+from retina_otel.kernel.bpf.libbpf import BTF_REMEDY, library, version
 from retina_otel.kernel.capabilities import effective_capabilities, holds
-from retina_otel.kernel.libbpf import BTF_REMEDY, library, version
+from retina_otel.kernel.net import clsact, netns
 
 _PROG_TYPE_SCHED_CLS = 3
 _PROG_TYPE_TRACING = 26

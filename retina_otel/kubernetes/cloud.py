@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from retina_otel.kubernetes.inventory_endpoints import REGION_LABELS, ZONE_LABELS, first_label
+from retina_otel.kubernetes.inventory.endpoints import REGION_LABELS, ZONE_LABELS, first_label
 from retina_otel.kubernetes.objects import Node
 
 _TYPE_LABELS = ("node.kubernetes.io/instance-type", "beta.kubernetes.io/instance-type")

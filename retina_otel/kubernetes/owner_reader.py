@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from retina_otel.kubernetes import protobuf
-from retina_otel.kubernetes.access import PROTOBUF, Access, AccessError
-from retina_otel.kubernetes.decode import Decoder
-from retina_otel.kubernetes.gate import Gate
-from retina_otel.kubernetes.inventory_owners import Missing, group
+from retina_otel.kubernetes.api import protobuf
+from retina_otel.kubernetes.api.access import PROTOBUF, Access, AccessError
+from retina_otel.kubernetes.api.decode import Decoder
+from retina_otel.kubernetes.api.gate import Gate
+from retina_otel.kubernetes.inventory.owners import Missing, group
 from retina_otel.kubernetes.objects import OwnerRef, Workload
 
 _METADATA = f"{PROTOBUF};as=PartialObjectMetadata;g=meta.k8s.io;v=v1"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from retina_otel.kernel.btf import Btf
+from retina_otel.kernel.bpf.btf import Btf
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,8 @@ import numpy as np
 
 from retina_otel.errors import LoadError
 from retina_otel.kernel import syscall
-from retina_otel.kernel.btf import Btf
-from retina_otel.kernel.maps import TYPE_RINGBUF
+from retina_otel.kernel.bpf.btf import Btf
+from retina_otel.kernel.bpf.maps import TYPE_RINGBUF
 from retina_otel.loaders.base import Loaded, MapHandle
 
 REMEDY = (

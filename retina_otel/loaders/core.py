@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from retina_otel.errors import LoadError
-from retina_otel.kernel.btf import Btf, Variable
-from retina_otel.kernel.libbpf import BpfObject, MapSpec
+from retina_otel.kernel.bpf.btf import Btf, Variable
+from retina_otel.kernel.bpf.libbpf import BpfObject, MapSpec
 from retina_otel.loaders.base import Loaded, MapHandle
 
 MAP_TYPE_RINGBUF = 27

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel import attach, netns
-from retina_otel.kernel.maps import HashMap, Variables
+from retina_otel.kernel.bpf import attach
+from retina_otel.kernel.bpf.maps import HashMap, Variables
+from retina_otel.kernel.net import netns
 from retina_otel.loaders import core, objects
 from retina_otel.loaders.base import MapHandle
 from retina_otel.node import workloads

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.kernel import testrun
-from retina_otel.kernel.maps import HashMap, Variables, mmap_array
+from retina_otel.kernel.bpf import testrun
+from retina_otel.kernel.bpf.maps import HashMap, Variables, mmap_array
 from retina_otel.loaders import core, objects
 from retina_otel.node import workloads
 from retina_otel.node.ends import LocalEnds, local_ends

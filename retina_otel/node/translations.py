@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel.conntrack import Backends, ConntrackSocket
+from retina_otel.kernel.net.conntrack import Backends, ConntrackSocket
 from retina_otel.model.namespaces import Tuples
 from retina_otel.pipeline.ledger import Ledger
 

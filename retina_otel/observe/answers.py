@@ -18,7 +18,7 @@ from retina_otel.observe.filters import Filter
 from retina_otel.observe.history import History
 from retina_otel.observe.identities import identities
 from retina_otel.observe.records import Observed
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 
 _LOOK_UP_S = 0.5
 

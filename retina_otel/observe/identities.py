@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 
 
 def identities(table: EndpointTable, about: Sequence[str], node: str) -> Iterator[dict[str, Any]]:

@@ -23,16 +23,16 @@ import numpy.typing as npt
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import MetricBatch, Values
 from retina_otel.model.signals import Metric
-from retina_otel.pipeline.attribute_costs import MetricCardinality, cardinality
-from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.folding import Folding, weights
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.points import Temporality
-from retina_otel.pipeline.projection import Choice, ProjectedRows, Projection, patterns_for
 from retina_otel.pipeline.readers import SnapshotReader
-from retina_otel.pipeline.series import REPLACED, Increments, SeriesTable, Terms
+from retina_otel.pipeline.series.attribute_costs import MetricCardinality, cardinality
+from retina_otel.pipeline.series.folding import Folding, weights
+from retina_otel.pipeline.series.projection import Choice, ProjectedRows, Projection, patterns_for
+from retina_otel.pipeline.series.table import REPLACED, Increments, SeriesTable, Terms
+from retina_otel.pipeline.series.talkers import TalkerSettings
 from retina_otel.pipeline.snapshots import Snapshot, Totals, totals
-from retina_otel.pipeline.talkers import TalkerSettings
 
 _MINUTE = 60_000_000_000
 _NEVER_NS = 1 << 62

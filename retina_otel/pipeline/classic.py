@@ -34,9 +34,9 @@ from retina_otel.model.classic import (
     ClassicMetric,
 )
 from retina_otel.model.signals import Metric
-from retina_otel.pipeline.late import lives_here
+from retina_otel.pipeline.identity.late import lives_here
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.pipeline.overlay import Overlay
-from retina_otel.pipeline.selection import View
 
 _Mask = npt.NDArray[np.bool_]
 

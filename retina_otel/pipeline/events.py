@@ -24,10 +24,10 @@ from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import Column, EventBatch, RawEnds
 from retina_otel.model.signals import Ends, Event
 from retina_otel.pipeline.columns import frozen
-from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.known_by import known_by
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.known_by import known_by
 from retina_otel.pipeline.points import EventBlock, EventsExport
-from retina_otel.pipeline.projection import PREFIXES, Choice, Projection, patterns_for
+from retina_otel.pipeline.series.projection import PREFIXES, Choice, Projection, patterns_for
 
 _MIB = 1 << 20
 _FIXED_BYTES = 64

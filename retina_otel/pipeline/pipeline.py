@@ -14,7 +14,7 @@ import numpy as np
 from retina_otel.model.batches import EventBatch, How, MetricBatch
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.events import EventBuffer
-from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.identity.late import LateIdentity
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.snapshots import Snapshot
 

@@ -17,12 +17,7 @@ import numpy.typing as npt
 from retina_otel.model.attribute_sets import AttributeSet, AttributeSets
 from retina_otel.model.preview import ATTRIBUTES, METRICS, PREVIEW_SCOPE
 from retina_otel.model.signals import Event, Metric
-from retina_otel.pipeline.points import (
-    EventsExport,
-    EventsReader,
-    MetricsExport,
-    MetricsReader,
-)
+from retina_otel.pipeline.points import EventsExport, EventsReader, MetricsExport, MetricsReader
 
 S = TypeVar("S", Metric, Event)
 _RENAMED: Hashable = "names of the draft"

@@ -22,24 +22,14 @@ from typing import TypeVar
 import numpy as np
 
 from retina_otel.component import Component, ComponentKind, Context, Settings
-from retina_otel.model.attributes import (
-    CLOUD_AVAILABILITY_ZONE,
-    FLOW_INTER_ZONE,
-    K8S_NODE_NAME,
-)
-from retina_otel.model.batches import (
-    UNKNOWN_ROW,
-    Column,
-    EventBatch,
-    How,
-    MetricBatch,
-)
+from retina_otel.model.attributes import CLOUD_AVAILABILITY_ZONE, FLOW_INTER_ZONE, K8S_NODE_NAME
+from retina_otel.model.batches import UNKNOWN_ROW, Column, EventBatch, How, MetricBatch
 from retina_otel.model.namespaces import Tuples
 from retina_otel.model.signals import Event, Metric
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
-from retina_otel.pipeline.late import lives_here
-from retina_otel.pipeline.row_facts import RowFacts
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.late import lives_here
+from retina_otel.pipeline.identity.row_facts import RowFacts
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.processors.identity_ends import (
     End,
     Mask,

@@ -9,17 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.model.attributes import EVENT_FIRST_SEEN, NETWORK_TRANSPORT, TCP_FLAG
-from retina_otel.model.batches import (
-    UNKNOWN_ROW,
-    Column,
-    EventBatch,
-    How,
-    MetricBatch,
-    RawEnds,
-)
+from retina_otel.model.batches import UNKNOWN_ROW, Column, EventBatch, How, MetricBatch, RawEnds
 from retina_otel.model.protocols import TRANSPORTS
-from retina_otel.pipeline.claims import AMBIGUOUS
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.claims import AMBIGUOUS
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 
 Rows = npt.NDArray[np.int32]
 Hows = npt.NDArray[np.uint8]

@@ -20,8 +20,8 @@ from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.interfaces import Interface
 from retina_otel.model.signal_types import Attribute, Event, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.points import EventBlock, EventsExport, MetricsExport, PointBlock
 

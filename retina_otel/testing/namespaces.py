@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from retina_otel.errors import RetinaError
-from retina_otel.kernel import netns
+from retina_otel.kernel.net import netns
 from retina_otel.testing import cgroups
 
 T = TypeVar("T")

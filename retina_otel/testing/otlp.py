@@ -29,20 +29,10 @@ from typing import Any
 import zstandard
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
-    ExportLogsServiceRequest,
-)
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from retina_otel.testing.otlp_backend import (
-    Message,
-    OtlpBackend,
-    Received,
-    response_to,
-    series,
-)
+from retina_otel.testing.otlp_backend import Message, OtlpBackend, Received, response_to, series
 from retina_otel.testing.otlp_data import ReceivedPoint, ReceivedRecord, points_of, records_of
 from retina_otel.testing.otlp_validation import validate
 

@@ -12,16 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from retina_otel.testing.otlp_data import (
-    HistogramValue,
-    ReceivedPoint,
-    points_of,
-    records_of,
-)
+from retina_otel.testing.otlp_data import HistogramValue, ReceivedPoint, points_of, records_of
 
 MAX_REQUEST = 4 * 1024 * 1024
 DELTA, CUMULATIVE = 1, 2

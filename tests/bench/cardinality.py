@@ -16,7 +16,7 @@ import numpy as np
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, NETWORK_INTERFACE_DIRECTION
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from tests.bench.report import Figure, Report
 
 SIDE = 1_400

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.pipeline.claim_index import ClaimIndex, Row
-from retina_otel.pipeline.claims import FOREVER, Endpoint, EndpointKind, Validity
-from retina_otel.pipeline.endpoints import EndpointTable
-from retina_otel.pipeline.networks import parse
+from retina_otel.pipeline.identity.claim_index import ClaimIndex, Row
+from retina_otel.pipeline.identity.claims import FOREVER, Endpoint, EndpointKind, Validity
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.networks import parse
 from tests.bench.report import Figure, Report
 
 PODS = 30_000

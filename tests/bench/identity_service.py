@@ -29,9 +29,9 @@ import yaml
 
 from retina_otel.identity_service.codec import decode_block
 from retina_otel.identity_service.protocol import CHANGES, WATCH, Frame, Keys, Subscription
-from retina_otel.kubernetes.access import PROTOBUF, Access
+from retina_otel.kubernetes.api.access import PROTOBUF, Access
+from retina_otel.kubernetes.api.stream import Stream
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.stream import Stream
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.cluster.ground import free_ports
 from tests.bench.kubernetes import shapes

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from retina_otel.kernel import testrun
-from retina_otel.kernel.maps import possible_cpus
+from retina_otel.kernel.bpf import testrun
+from retina_otel.kernel.bpf.maps import possible_cpus
 from retina_otel.loaders import core
 from retina_otel.loaders.base import Loaded
 from retina_otel.receivers.flows.settings import FlowsSettings

@@ -18,10 +18,10 @@ from typing import TypeVar
 import numpy as np
 
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.kernel import testrun
+from retina_otel.kernel.bpf import testrun
 from retina_otel.model.batches import MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport
 from retina_otel.processors.identity_ends import resolve
 from retina_otel.receivers.flows import columns

@@ -11,9 +11,7 @@ from typing import Any
 
 import yaml
 from google.protobuf import json_format
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.errors import RetinaError
 from retina_otel.observe.socket import ask

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Change, Kind, Timing, Wanted, Watcher, WatchState
 from retina_otel.kubernetes.objects import (
     EndpointSlice,
     Meta,
@@ -22,7 +23,6 @@ from retina_otel.kubernetes.objects import (
     ServicePort,
     Workload,
 )
-from retina_otel.kubernetes.watch import Change, Kind, Timing, Wanted, Watcher, WatchState
 
 QUICK = Timing(phase_s=0, nap_s=0.02, retry_first_s=0.1, retry_most_s=0.4)
 SECONDS = 30

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
 from retina_otel.testing.cluster import ControlPlane
 from tests.cluster.objects import pod, status
 

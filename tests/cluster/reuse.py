@@ -20,8 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from retina_otel.kernel import netns
-from retina_otel.kubernetes.access import Access
+from retina_otel.kernel.net import netns
+from retina_otel.kubernetes.api.access import Access
 from retina_otel.testing import cgroups
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.lab import Lab, Pod

@@ -15,7 +15,7 @@ import pytest
 
 from retina_otel.identity_service.server import Limits
 from retina_otel.identity_service.service import Options, Service
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.scrape import Sample
 from tests.cluster.test_identity import (

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.kubernetes.watch import Timing
+from retina_otel.kubernetes.api.watch import Timing
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.lab import Lab
 from retina_otel.testing.namespaces import Namespace

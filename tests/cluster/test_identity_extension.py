@@ -17,9 +17,9 @@ from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
 from retina_otel.errors import ConfigError
 from retina_otel.extensions.kubernetes import Kubernetes, KubernetesSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointTable
+from retina_otel.pipeline.identity.selection import Selection, View
 from retina_otel.pipeline.ledger import Ledger
-from retina_otel.pipeline.selection import Selection, View
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.exporters import NoInterfaces
 from tests.cluster.objects import status

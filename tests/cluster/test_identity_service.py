@@ -28,9 +28,9 @@ from retina_otel.identity_service.protocol import WATCH, Keys, Subscription
 from retina_otel.identity_service.server import Limits
 from retina_otel.identity_service.service import Options, Service
 from retina_otel.identity_service.tls import ServerFiles
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Timing, Wanted, Watcher
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.watch import Timing, Wanted, Watcher
 from retina_otel.testing.cluster import ControlPlane
 from tests.unit.identity_parts import Told, eventually
 

@@ -18,14 +18,14 @@ import yaml
 from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context, Overlay
 from retina_otel.extensions.kubernetes import COMPONENT
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
-from retina_otel.kubernetes.access import Access, AccessError
-from retina_otel.kubernetes.configurations import Configurations, read_all
-from retina_otel.kubernetes.metrics_configuration import PATH
-from retina_otel.kubernetes.metrics_configuration_status import outdated, write_status
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
+from retina_otel.kubernetes.api.access import Access, AccessError
+from retina_otel.kubernetes.metrics_configuration.following import Configurations, read_all
+from retina_otel.kubernetes.metrics_configuration.objects import PATH
+from retina_otel.kubernetes.metrics_configuration.status import outdated, write_status
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.ledger import Ledger
-from retina_otel.pipeline.selection import Selection
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.cluster.binaries import binary
 from tests.cluster.mirror import QUICK

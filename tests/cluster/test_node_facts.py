@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.namespaces import Tuples
 from retina_otel.node.facts import NodeFacts
 from retina_otel.testing.cluster import WORKLOADS, Cluster

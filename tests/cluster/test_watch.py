@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.resources import RESOURCES
-from retina_otel.kubernetes.watch import Wanted
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.resources import RESOURCES
+from retina_otel.kubernetes.api.watch import Wanted
 from retina_otel.testing.cluster import ControlPlane
 from tests.cluster.mirror import QUICK, reduced, watching
 from tests.cluster.objects import EVERYTHING

@@ -17,7 +17,7 @@ import pytest
 import trustme
 import yaml
 
-from retina_otel.kubernetes.access import Access, AccessError
+from retina_otel.kubernetes.api.access import Access, AccessError
 from retina_otel.testing.cluster import ControlPlane
 from tests.cluster.mirror import QUICK, watching
 from tests.cluster.objects import READ_PODS, with_user

@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.watch import Kind
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Kind
 from retina_otel.testing.cluster import ControlPlane
 from tests.cluster.mirror import QUICK, watching
 from tests.cluster.pods import Pods

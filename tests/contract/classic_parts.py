@@ -9,18 +9,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 from prometheus_client.parser import text_string_to_metric_families
 
-from retina_otel.encode.classic import ClassicBlocks
-from retina_otel.encode.prometheus import render
+from retina_otel.encode.prometheus.classic import ClassicBlocks
+from retina_otel.encode.prometheus.text import render
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.classic import CLASSIC, PREFIX
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
 from retina_otel.pipeline.classic import ClassicMetrics
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import MetricsPipeline
 from retina_otel.pipeline.points import PointBlock
-from retina_otel.pipeline.selection import View
 
 SECOND = 1_000_000_000
 T0 = 1_700_000_000 * SECOND

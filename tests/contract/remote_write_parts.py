@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from retina_otel import __version__
-from retina_otel.encode import remote_write, remote_write_2
-from retina_otel.encode.prometheus_names import TranslationStrategy
-from retina_otel.encode.remote_write_requests import RemoteWriteEncoder
-from retina_otel.encode.remote_write_series import SeriesOptions
+from retina_otel.encode.prometheus.names import TranslationStrategy
+from retina_otel.encode.remote_write import version_1 as remote_write
+from retina_otel.encode.remote_write import version_2 as remote_write_2
+from retina_otel.encode.remote_write.requests import RemoteWriteEncoder
+from retina_otel.encode.remote_write.series import SeriesOptions
 from retina_otel.pipeline.points import PointBlock
 from retina_otel.testing.remote_write import V1, V2, WriteRequest, check_order, decode_body
 

@@ -9,20 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 
-from retina_otel.encode.prometheus import render
-from retina_otel.encode.prometheus_escaping import Naming
-from retina_otel.encode.prometheus_names import TranslationStrategy
-from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
-from retina_otel.kubernetes.metrics_configuration import read
-from retina_otel.kubernetes.metrics_merge import merge, overlay
-from retina_otel.kubernetes.retina_names import END_LABELS
+from retina_otel.encode.prometheus.escaping import Naming
+from retina_otel.encode.prometheus.names import TranslationStrategy
+from retina_otel.encode.prometheus.protobuf import ProtobufRenderer
+from retina_otel.encode.prometheus.text import render
+from retina_otel.kubernetes.metrics_configuration.merge import merge, overlay
+from retina_otel.kubernetes.metrics_configuration.objects import read
+from retina_otel.kubernetes.metrics_configuration.retina_names import END_LABELS
 from retina_otel.model.classic import CLASSIC, DEFAULT_LABELS, LABELS, PREFIX, ClassicMetric
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.pipeline.overlay import Overlay
-from retina_otel.pipeline.selection import View
 from retina_otel.testing.scrape_protobuf import samples
 from tests.contract.classic_parts import (
     DROPS,

@@ -12,13 +12,11 @@ from google.protobuf.message import Message
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel import __version__
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
-from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonLogsEncoder, JsonMetricsEncoder
 from retina_otel.model.signals import Event, Kind, Metric
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.points import Occurrence, Point, event_block, point_block

@@ -9,13 +9,11 @@ from typing import Any
 from google.protobuf import json_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.delivery.otlp_wire import METRICS
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.encode.otlp_json import JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonMetricsEncoder
 from retina_otel.encode.resources import SHARED
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import Ends, Kind, Metric

@@ -22,7 +22,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from urllib3.exceptions import ProtocolError
 
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
-from retina_otel.encode.otlp_json import JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonMetricsEncoder
 from retina_otel.model.signals import Event, Kind, Metric
 from retina_otel.testing.otlp import Answer, OtlpSink, series
 from retina_otel.testing.points import Occurrence, Point, event_block, point_block

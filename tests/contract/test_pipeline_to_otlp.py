@@ -9,15 +9,13 @@ from enum import Enum
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.encode.otlp import MetricsEncoder
 from retina_otel.model.batches import Column, Histogram, MetricBatch, Window
 from retina_otel.model.signals import Attribute, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.otlp import points_of, validate
 from retina_otel.testing.otlp_data import HistogramValue

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.delivery.shards import ShardReader
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
@@ -14,8 +12,8 @@ from retina_otel.model import preview, signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.points import PointBlock
 from retina_otel.pipeline.preview import PreviewEvents, PreviewMetrics, PreviewSets
 

@@ -8,15 +8,13 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from retina_otel.encode.prometheus import render
-from retina_otel.encode.prometheus_escaping import Escaping, Naming
-from retina_otel.encode.prometheus_names import TranslationStrategy
-from retina_otel.encode.prometheus_protobuf import ProtobufRenderer
+from retina_otel.encode.prometheus.escaping import Escaping, Naming
+from retina_otel.encode.prometheus.names import TranslationStrategy
+from retina_otel.encode.prometheus.protobuf import ProtobufRenderer
+from retina_otel.encode.prometheus.text import render
 from retina_otel.errors import RetinaError
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.points import PointBlock

@@ -13,8 +13,8 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from retina_otel import __version__
-from retina_otel.encode.prometheus import PrometheusRenderer, render
-from retina_otel.encode.prometheus_names import label_name
+from retina_otel.encode.prometheus.names import label_name
+from retina_otel.encode.prometheus.text import PrometheusRenderer, render
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus.names import TranslationStrategy
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality

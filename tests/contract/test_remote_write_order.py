@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.encode import remote_write, remote_write_2
-from retina_otel.encode.remote_write_requests import RemoteWriteEncoder
-from retina_otel.encode.remote_write_series import SeriesOptions
+from retina_otel.encode.remote_write import version_1 as remote_write
+from retina_otel.encode.remote_write import version_2 as remote_write_2
+from retina_otel.encode.remote_write.requests import RemoteWriteEncoder
+from retina_otel.encode.remote_write.series import SeriesOptions
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.testing.exporters import METRIC, WHO
 from retina_otel.testing.remote_write import V1, V2, WriteRequest, check_order, decode_body
 

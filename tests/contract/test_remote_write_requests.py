@@ -12,18 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.encode import remote_write_2
+from retina_otel.encode.remote_write import version_2 as remote_write_2
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.testing.points import Point, point_block
-from retina_otel.testing.remote_write import (
-    STALE,
-    V1,
-    V2,
-    NotRemoteWrite,
-    check_order,
-    decode_body,
-)
+from retina_otel.testing.remote_write import STALE, V1, V2, NotRemoteWrite, check_order, decode_body
 from tests.contract.remote_write_parts import (
     MOST,
     RESOURCE_LABELS,

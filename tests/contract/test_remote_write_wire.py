@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from retina_otel.encode import remote_write, remote_write_2
-from retina_otel.encode.remote_write_series import SeriesOptions
-from retina_otel.encode.remote_write_wire import (
+from retina_otel.encode.remote_write import version_1 as remote_write
+from retina_otel.encode.remote_write import version_2 as remote_write_2
+from retina_otel.encode.remote_write.series import SeriesOptions
+from retina_otel.encode.remote_write.wire import (
     as_version_1,
     count_samples,
     is_version_2,

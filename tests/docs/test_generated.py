@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from retina_otel.agent.own_metrics import OWN_METRICS
-from retina_otel.cli import app, reference
+from retina_otel.cli import app
+from retina_otel.cli.reference import pages as reference
 from retina_otel.component import Component
 from retina_otel.config.registry import SECTIONS, Registry
 from retina_otel.model.signals import BUILT_IN

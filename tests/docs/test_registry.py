@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from retina_otel.agent.resource import detect
-from retina_otel.cli.registry import REGISTRY, SCHEMAS, SEMCONV, SIGNALS, files
+from retina_otel.cli.reference.registry import REGISTRY, SCHEMAS, SEMCONV, SIGNALS, files
 from retina_otel.model import preview
 from retina_otel.model.signals import PREFIX, SCHEMA_URL, Event, Metric
 from tests.docs.pages import ROOT

@@ -8,8 +8,8 @@ import re
 import pytest
 import yaml
 
-from retina_otel.kubernetes.metrics_configuration import read
-from retina_otel.kubernetes.metrics_configuration_status import desired_status
+from retina_otel.kubernetes.metrics_configuration.objects import read
+from retina_otel.kubernetes.metrics_configuration.status import desired_status
 from tests.docs.pages import ROOT, blocks
 
 PAGE = ROOT / "docs" / "retina-users.md"

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from retina_otel.delivery.sharing import LaneEncoder
-from retina_otel.delivery.spool import Spool
-from retina_otel.delivery.spool_segments import SegmentWriter
-from retina_otel.encode.otlp_logs import LogsEncoder
+from retina_otel.delivery.spool.queue import Spool
+from retina_otel.delivery.spool.segments import SegmentWriter
+from retina_otel.encode.otlp.logs import LogsEncoder
 from retina_otel.pipeline.events import BufferReader
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.readers import SnapshotReader

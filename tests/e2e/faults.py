@@ -21,8 +21,8 @@ from retina_otel.delivery.sharing import Sharing
 from retina_otel.delivery.worker import Worker
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import LedgerReport
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import EVENT, METRIC, NUMBER, WHO, Bench, ManualClock

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.encode.otlp_json import JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonMetricsEncoder
 from retina_otel.model.signals import FLOW_PACKETS, INTERFACE_PACKETS, INTERFACE_UP
 from retina_otel.pipeline.points import ResourceModel
 from retina_otel.testing import traffic

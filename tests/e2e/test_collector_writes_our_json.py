@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
-from retina_otel.encode.otlp_json import JsonLogsEncoder, JsonMetricsEncoder
+from retina_otel.encode.otlp.json_lines import JsonLogsEncoder, JsonMetricsEncoder
 from retina_otel.model.signals import Event, Kind, Metric
 from retina_otel.testing.points import Occurrence, Point, event_block, point_block
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
-from retina_otel.delivery.spool_segments import SegmentReader
+from retina_otel.delivery.spool.segments import SegmentReader
 from retina_otel.model.signals import DROP_EVENT, EVENT_PACKETS
 from retina_otel.testing.backends import Collector
 from retina_otel.testing.lab import Lab

@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus.names import TranslationStrategy
 from retina_otel.exporters.prometheus_remote_write import (
     PrometheusRemoteWriteExporter,
     PrometheusRemoteWriteSettings,

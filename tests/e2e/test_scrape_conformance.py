@@ -19,9 +19,9 @@ import yaml
 
 from retina_otel.agent.own_metrics import OWN_METRICS
 from retina_otel.encode.otlp import MetricsEncoder
-from retina_otel.encode.prometheus_escaping import Escaping
-from retina_otel.encode.prometheus_formats import Format, Syntax
-from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus.escaping import Escaping
+from retina_otel.encode.prometheus.formats import Format, Syntax
+from retina_otel.encode.prometheus.names import TranslationStrategy
 from retina_otel.exporters.prometheus import PrometheusExporter, PrometheusSettings
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import BUILT_IN, Ends, Kind, Metric

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from retina_otel.kernel import netns, testrun
-from retina_otel.kernel.maps import Variables
+from retina_otel.kernel.bpf import testrun
+from retina_otel.kernel.bpf.maps import Variables
+from retina_otel.kernel.net import netns
 from retina_otel.loaders import core, objects
 from retina_otel.loaders.base import Loaded
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from retina_otel.errors import AttachError
-from retina_otel.kernel import attach, clsact, probe, syscall
+from retina_otel.kernel import probe, syscall
+from retina_otel.kernel.bpf import attach
+from retina_otel.kernel.net import clsact
 from tests.kernel.conftest import SelfTest, command
 
 HOOKS = ["clsact", *(["tcx"] if probe.probe().tcx.available else [])]

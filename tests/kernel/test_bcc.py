@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from retina_otel.errors import LoadError
-from retina_otel.kernel import attach, testrun
-from retina_otel.kernel.maps import HashMap
-from retina_otel.kernel.ring import Ring
+from retina_otel.kernel.bpf import attach, testrun
+from retina_otel.kernel.bpf.maps import HashMap
+from retina_otel.kernel.bpf.ring import Ring
 from retina_otel.loaders import bcc
 
 TEXT = """

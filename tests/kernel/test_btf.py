@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel.btf import Btf, BtfError
-from retina_otel.kernel.libbpf import BpfObject
+from retina_otel.kernel.bpf.btf import Btf, BtfError
+from retina_otel.kernel.bpf.libbpf import BpfObject
 from retina_otel.loaders import objects
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from retina_otel.kernel import testrun
+from retina_otel.kernel.bpf import testrun
 from retina_otel.receivers.flows.rows import ECE
 from retina_otel.receivers.flows.tables import FlowTables, slot_bits
 from retina_otel.testing import packets as build

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.kernel import testrun
+from retina_otel.kernel.bpf import testrun
 from retina_otel.receivers.flows.tables import FlowTables
 from tests.bench.packets import compile_object, frames
 

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from retina_otel.errors import LoadError
-from retina_otel.kernel import testrun
-from retina_otel.kernel.libbpf import load_remedy
-from retina_otel.kernel.maps import Variables
+from retina_otel.kernel.bpf import testrun
+from retina_otel.kernel.bpf.libbpf import load_remedy
+from retina_otel.kernel.bpf.maps import Variables
 from retina_otel.loaders import core, objects
 
 FRAME = bytes(64)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from retina_otel.errors import MapError
-from retina_otel.kernel import maps, syscall, testrun
-from retina_otel.kernel.maps import ArrayMap, HashMap, Variables, mmap_array, set_inner_map
+from retina_otel.kernel import syscall
+from retina_otel.kernel.bpf import maps, testrun
+from retina_otel.kernel.bpf.maps import ArrayMap, HashMap, Variables, mmap_array, set_inner_map
 
 N = 50_021
 FRAME = bytes(64)

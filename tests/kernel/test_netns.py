@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel import netns
+from retina_otel.kernel.net import netns
 
 
 def test_work_sees_the_other_namespace_and_the_caller_stays(namespace):

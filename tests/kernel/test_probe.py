@@ -11,7 +11,8 @@ import threading
 
 import pytest
 
-from retina_otel.kernel import probe, quiesce
+from retina_otel.kernel import probe
+from retina_otel.kernel.bpf import quiesce
 
 
 def report_as(*setpriv: str) -> dict[str, list[object]]:

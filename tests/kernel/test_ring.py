@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from retina_otel.errors import RingError
-from retina_otel.kernel.ring import Ring
+from retina_otel.kernel.bpf.ring import Ring
 
 
 def ring_of(selftest, name="rt_ring") -> Ring:

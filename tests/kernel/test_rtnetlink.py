@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.kernel import links, netlink
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net import links, netlink
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.interfaces import Change, ChangeKind
 from tests.kernel.conftest import command
 

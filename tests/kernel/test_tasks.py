@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from retina_otel.kernel import netns
+from retina_otel.kernel.net import netns
 
 PROGRAM = """
 import json

@@ -18,12 +18,12 @@ import numpy as np
 from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
 from retina_otel.extensions.node_identity import NodeIdentity
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.ledger import Ledger
-from retina_otel.pipeline.selection import Selection
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 from retina_otel.receivers.drops.receiver import DropsReceiver
 from retina_otel.receivers.drops.settings import DropsSettings

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from retina_otel.component import Collected, Context
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, TCP_FLAG_PACKETS
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.ledger import Ledger, LedgerReport
-from retina_otel.pipeline.selection import Selection
 from retina_otel.receivers.flows import FlowsReceiver, FlowsSettings
 from retina_otel.testing.lab import Lab
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from retina_otel.kernel import attach
-from retina_otel.kernel.maps import ArrayMap
+from retina_otel.kernel.bpf import attach
+from retina_otel.kernel.bpf.maps import ArrayMap
 from retina_otel.loaders import core
 from retina_otel.testing.lab import Lab
 

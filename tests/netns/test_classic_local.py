@@ -11,16 +11,16 @@ import numpy as np
 
 from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Collected, Context
-from retina_otel.encode.classic import ClassicBlocks
+from retina_otel.encode.prometheus.classic import ClassicBlocks
 from retina_otel.model.batches import MetricBatch, Window
 from retina_otel.model.classic import PREFIX
 from retina_otel.pipeline.accumulator import Accumulator
 from retina_otel.pipeline.classic import ClassicMetrics
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.selection import Selection, View
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.pipeline import MetricsPipeline
-from retina_otel.pipeline.selection import Selection, View
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 from retina_otel.testing import traffic
 from retina_otel.testing.lab import Lab, Pod

@@ -18,7 +18,7 @@ import pytest
 from retina_otel.errors import MapError
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, RawEnds
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
 from retina_otel.testing import packets, traffic
 from retina_otel.testing.lab import WORLD4, WORLD6, Lab
 from tests.netns.drops_in_lab import (

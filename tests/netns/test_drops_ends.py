@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from retina_otel.model import signals
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
 from retina_otel.testing import packets, traffic
 from retina_otel.testing.lab import Lab
 from tests.netns.drops_in_lab import DROPPED, Counting, counting, firewall, settle, snmp, values

@@ -14,9 +14,9 @@ import numpy as np
 from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
 from retina_otel.extensions.node_identity import NodeIdentity
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.batches import MetricBatch, Window
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 from retina_otel.receivers.interfaces import InterfacesReceiver, InterfacesSettings

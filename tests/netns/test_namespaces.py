@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from retina_otel.kernel.rtnetlink import InterfaceMonitor
+from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.model.interfaces import Interface
 from retina_otel.node.looks import Looks
 from retina_otel.node.namespaces import NodeNamespaces

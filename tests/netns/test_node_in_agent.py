@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from retina_otel.component import Collected, ComponentKind
-from retina_otel.kernel import netns
+from retina_otel.kernel.net import netns
 from tests.unit.agent_parts import Parts, configuration
 from tests.unit.conftest import run  # noqa: F401
 
@@ -53,7 +53,7 @@ from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.protocols import TRANSPORTS
 from retina_otel.model.signals import FLOW_PACKETS, NETWORK_TRANSPORT
 from retina_otel.node.facts import NodeFacts
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 netns = os.stat("/proc/self/ns/net").st_ino

@@ -8,9 +8,10 @@ from collections.abc import Callable
 
 import pytest
 
-from retina_otel.kernel import attach, syscall
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
-from retina_otel.pipeline.selection import Selection
+from retina_otel.kernel import syscall
+from retina_otel.kernel.bpf import attach
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.testing import traffic
 from retina_otel.testing.lab import NODE4, WORLD4, Lab, Pod
 from retina_otel.testing.servers import UdpServer

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel.conntrack import ConntrackSocket
+from retina_otel.kernel.net.conntrack import ConntrackSocket
 from retina_otel.model.namespaces import Tuples
 from retina_otel.node.translations import FRESH_NS, NodeTranslations
 from retina_otel.testing.lab import NODE4, NODE6, Lab, Pod

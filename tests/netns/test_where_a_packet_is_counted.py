@@ -9,16 +9,7 @@ from __future__ import annotations
 import pytest
 
 from retina_otel.testing import traffic
-from retina_otel.testing.lab import (
-    GATEWAY4,
-    GATEWAY6,
-    NODE4,
-    NODE6,
-    WORLD4,
-    WORLD6,
-    Lab,
-    Pod,
-)
+from retina_otel.testing.lab import GATEWAY4, GATEWAY6, NODE4, NODE6, WORLD4, WORLD6, Lab, Pod
 from retina_otel.testing.servers import TcpServer, UdpServer
 from tests.netns.flows_in_lab import Flows, flows_in
 

@@ -11,14 +11,12 @@ from typing import Any
 
 import grpc
 import trustme
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.grpc import METRICS_METHOD, GrpcSender, GrpcTarget
+from retina_otel.delivery.auth.settings import AuthSettings
+from retina_otel.delivery.grpc.sender import METRICS_METHOD, GrpcSender, GrpcTarget
 from retina_otel.delivery.outcome import Outcome
-from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.tls.contexts import TlsOptions
 
 REQUEST = ExportMetricsServiceRequest()
 for _number in range(5):

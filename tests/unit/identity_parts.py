@@ -19,8 +19,8 @@ from retina_otel.identity_service.counters import Counters
 from retina_otel.identity_service.protocol import Heartbeat, Keys
 from retina_otel.identity_service.server import IdentityServer, Limits
 from retina_otel.identity_service.store import Store
+from retina_otel.kubernetes.api.watch import Change, WatchState
 from retina_otel.kubernetes.objects import Kind, Meta, Namespace, Object, OwnerRef, Pod
-from retina_otel.kubernetes.watch import Change, WatchState
 
 LOGGER = logging.getLogger("retina_otel.test.identity")
 KEYS: Mapping[Kind, Keys] = {Kind.POD: Keys(("app",)), Kind.NAMESPACE: Keys()}

@@ -16,10 +16,10 @@ from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.namespaces import Tuples
 from retina_otel.model.protocols import TRANSPORTS
 from retina_otel.model.signals import FLOW_PACKETS, NETWORK_TRANSPORT
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.networks import parse
+from retina_otel.pipeline.identity.selection import Selection
 from retina_otel.pipeline.ledger import Ledger
-from retina_otel.pipeline.networks import parse
-from retina_otel.pipeline.selection import Selection
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 
 POD, NODE, SERVICE = EndpointKind.POD, EndpointKind.NODE, EndpointKind.SERVICE

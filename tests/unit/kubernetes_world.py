@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from retina_otel.kubernetes.inventory_changes import InventoryChange
+from retina_otel.kubernetes.inventory.changes import InventoryChange
 from retina_otel.kubernetes.objects import (
     EndpointSlice,
     Meta,
@@ -16,7 +16,7 @@ from retina_otel.kubernetes.objects import (
     ServicePort,
     Workload,
 )
-from retina_otel.pipeline.endpoints import Endpoint
+from retina_otel.pipeline.identity.endpoints import Endpoint
 
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND

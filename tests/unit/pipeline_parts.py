@@ -10,7 +10,7 @@ import numpy.typing as npt
 from retina_otel.model.batches import Column, Histogram, MetricBatch, Window
 from retina_otel.model.signals import Attribute, Ends, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport
 
 SECOND = 1_000_000_000

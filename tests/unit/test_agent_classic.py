@@ -9,7 +9,7 @@ import pytest
 from retina_otel.agent.routes import AnyProcessor, Route, RouteKey, plan
 from retina_otel.config.load import load
 from retina_otel.config.registry import Registry
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 
 CONFIG = """
 receivers: {{flows: {{}}, interfaces: {{}}}}

@@ -11,15 +11,7 @@ from retina_otel.component import Collected, ComponentKind
 from retina_otel.config.settings import PipelineSettings
 from retina_otel.model.batches import EventBatch, Window
 from retina_otel.model.signals import Event
-from tests.unit.agent_parts import (
-    COUNTED,
-    Count,
-    CountSettings,
-    Parts,
-    Run,
-    configuration,
-    ticks,
-)
+from tests.unit.agent_parts import COUNTED, Count, CountSettings, Parts, Run, configuration, ticks
 
 PLAIN = Event("test.plain", 9, "something happened", (), scope="test")
 

@@ -11,18 +11,16 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retina_otel.agent.status import StatusBoard
 from retina_otel.agent.telemetry import OwnTelemetry
-from retina_otel.encode.prometheus import render
+from retina_otel.encode.prometheus.text import render
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.model.batches import Window
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.testing.exporters import Bench, Source
 from retina_otel.testing.otlp import Answer, OtlpSink, points_of, records_of
 from tests.unit.agent_parts import until

@@ -15,7 +15,7 @@ from retina_otel.config.load import Instance
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from retina_otel.model.signals import Ends, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.pipeline import MetricsPipeline
 from tests.unit.agent_parts import COUNTED, Parts, configuration, ticks, until
 

@@ -11,12 +11,7 @@ import numpy as np
 import pytest
 
 from retina_otel.agent.agent import Agent, NoReceiverError
-from retina_otel.component import (
-    Collected,
-    ComponentKind,
-    Context,
-    State,
-)
+from retina_otel.component import Collected, ComponentKind, Context, State
 from retina_otel.errors import ConfigError, KernelError, RetinaError
 from retina_otel.model.batches import EventBatch, MetricBatch, Window
 from tests.unit.agent_parts import (

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from retina_otel.delivery.http.responses import Response
 from retina_otel.delivery.outcome import Result
-from retina_otel.delivery.responses import Response
 from retina_otel.exporters.azure_monitor.answers import Verdict, judge
 
 

@@ -18,8 +18,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import trustme
 
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.authorizer import Request
+from retina_otel.delivery.auth.authorizer import Request
+from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.errors import DeliveryError
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.testing.application_insights import Answer, ApplicationInsights
@@ -199,8 +199,8 @@ def test_other_exporters_send_the_same_token(identity: Identity) -> None:
 
 
 ASKING = """
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.authorizer import Request
+from retina_otel.delivery.auth.settings import AuthSettings
+from retina_otel.delivery.auth.authorizer import Request
 from retina_otel.errors import DeliveryError
 
 way = AuthSettings.model_validate({"azure_ad": {"identity": "managed_identity"}}).authorizer()

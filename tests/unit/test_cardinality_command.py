@@ -24,7 +24,7 @@ from retina_otel.errors import RetinaError
 from retina_otel.extensions.health_check import COMPONENT, HealthCheckSettings
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.pipeline import MetricsPipeline
 from retina_otel.testing.exporters import NoInterfaces

@@ -15,9 +15,9 @@ import pytest
 
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, NETWORK_INTERFACE_DIRECTION
-from retina_otel.pipeline import end_addresses
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity import end_addresses
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.readers import SnapshotReader
 from tests.unit.pipeline_parts import SECOND, T0
 

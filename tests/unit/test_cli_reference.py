@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.cli import reference
+from retina_otel.cli.reference import pages as reference
 
 FOLDER = Path(__file__).parents[2] / reference.FOLDER
 PAGES = reference.pages()

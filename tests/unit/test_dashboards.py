@@ -19,7 +19,7 @@ from retina_otel.cli.dashboards import command
 from retina_otel.dashboards.alerts import alerts
 from retina_otel.dashboards.grafana import dashboard
 from retina_otel.dashboards.promql import NODE, Label, Match, PromQL
-from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus.names import TranslationStrategy
 from retina_otel.model import signals
 
 CHECKED_IN = Path(__file__).parents[2] / "charts" / "retina-otel" / "files"

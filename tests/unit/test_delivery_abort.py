@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.push import EventsRoute, Push
 from retina_otel.encode.otlp import LogsEncoder

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.authorizer import Authorizer, Request
+from retina_otel.delivery.auth.authorizer import Authorizer, Request
+from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.errors import ConfigError
 
 REQUEST = Request("POST", "http://c:4318/v1/metrics", {}, b"")

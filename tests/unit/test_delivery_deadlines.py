@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from retina_otel.delivery.deadlines import Deadlines
+from retina_otel.delivery.http.deadlines import Deadlines
 
 LONG = 3600.0
 

@@ -10,7 +10,7 @@ from contextlib import closing
 import pytest
 
 from retina_otel.delivery.failover import FailoverSender
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.testing.exporters import ManualClock
 from retina_otel.testing.otlp import Answer, OtlpSink

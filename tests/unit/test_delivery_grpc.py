@@ -10,11 +10,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from retina_otel.delivery.grpc import (
+from retina_otel.delivery.grpc.sender import (
     METRICS_METHOD,
     GrpcCompression,
     GrpcEndpoint,
@@ -23,14 +21,7 @@ from retina_otel.delivery.grpc import (
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.errors import ConfigError
 from retina_otel.testing.otlp_grpc import OtlpGrpcSink, Status
-from tests.unit.delivery_parts import (
-    REQUEST,
-    Capture,
-    raw_server,
-    send,
-    send_with,
-    sender,
-)
+from tests.unit.delivery_parts import REQUEST, Capture, raw_server, send, send_with, sender
 
 
 @pytest.fixture

@@ -13,18 +13,12 @@ from typing import Any
 import pytest
 import trustme
 
-from retina_otel.delivery.auth import AuthSettings
+from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.delivery.outcome import Result
-from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.tls.contexts import TlsOptions
 from retina_otel.errors import ConfigError
 from retina_otel.testing.otlp_grpc import OtlpGrpcSink, Status
-from tests.unit.delivery_parts import (
-    Capture,
-    Pki,
-    send,
-    send_with,
-    sender,
-)
+from tests.unit.delivery_parts import Capture, Pki, send, send_with, sender
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 

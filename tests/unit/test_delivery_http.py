@@ -24,9 +24,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.delivery.outcome import Outcome, Result
-from retina_otel.delivery.tls import TlsOptions, TlsVersion
+from retina_otel.delivery.tls.contexts import TlsOptions, TlsVersion
 from retina_otel.errors import ConfigError
 from retina_otel.testing.exporters import ManualClock
 

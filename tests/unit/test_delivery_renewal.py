@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import trustme
 
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.auth.settings import AuthSettings
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.delivery.outcome import Outcome, Result
-from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.tls.contexts import TlsOptions
 from retina_otel.testing.exporters import ManualClock
 from retina_otel.testing.otlp import Answer, OtlpSink
 from retina_otel.testing.otlp_grpc import OtlpGrpcSink

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from retina_otel.config.document import parse_document
 from retina_otel.config.problems import translate
 from retina_otel.delivery.environment import OtlpEnvironment
-from retina_otel.delivery.grpc import METRICS_METHOD, GrpcSender, GrpcTarget
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.grpc.sender import METRICS_METHOD, GrpcSender, GrpcTarget
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_http import OtlpHttpSettings
 from retina_otel.testing.exporters import ManualClock

@@ -12,7 +12,7 @@ from contextlib import closing
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from retina_otel.delivery.serving import Handler, ListenAddress, Server, parse_address
+from retina_otel.serving.server import Handler, ListenAddress, Server, parse_address
 
 
 class Answer(Handler):

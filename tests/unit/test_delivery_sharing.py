@@ -15,7 +15,7 @@ import pytest
 from retina_otel.component import ComponentKind, Context
 from retina_otel.config.load import Instance
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.http import HttpSender, HttpTarget
+from retina_otel.delivery.http.sender import HttpSender, HttpTarget
 from retina_otel.delivery.lane import LaneOptions
 from retina_otel.delivery.lanes import MetricsLane, MetricsRoute
 from retina_otel.delivery.outcome import Outcome, Result

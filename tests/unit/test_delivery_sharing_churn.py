@@ -12,16 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
-    ExportMetricsServiceRequest,
-)
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.sharing import Sharing
 from retina_otel.encode.otlp import MetricsEncoder
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.points import MetricsExport
 from retina_otel.testing.exporters import METRIC, WHO
 

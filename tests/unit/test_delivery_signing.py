@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.delivery import signing_aws
-from retina_otel.delivery.auth import AuthSettings
-from retina_otel.delivery.authorizer import Authorizer, Request
+from retina_otel.delivery.auth import signing_aws
+from retina_otel.delivery.auth.authorizer import Authorizer, Request
+from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.errors import RetinaError
 
 KEY, SECRET = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"

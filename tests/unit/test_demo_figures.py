@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from retina_otel.cli.demo_checks import Equality
-from retina_otel.cli.demo_figures import Drop, Flow, figures
-from retina_otel.cli.demo_otlp import event_sum, last_sum
+from retina_otel.cli.demo.checks import Equality
+from retina_otel.cli.demo.figures import Drop, Flow, figures
+from retina_otel.cli.demo.otlp import event_sum, last_sum
 from retina_otel.errors import RetinaError
 from retina_otel.testing.demo_world import dns_answer, dns_query
 from retina_otel.testing.scrape import samples

@@ -18,7 +18,7 @@ import pytest
 import trustme
 
 from retina_otel.delivery.outcome import Result
-from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.tls.contexts import TlsOptions
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.exporters.azure_monitor.connection_string import parse
 from retina_otel.exporters.azure_monitor.ingestion import IngestionSender

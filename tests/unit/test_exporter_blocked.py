@@ -26,8 +26,8 @@ from retina_otel.exporters.otlp_http import COMPONENT as OTLP_HTTP
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.signals import Event
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import METRIC, WHO, Bench, ManualClock
 from retina_otel.testing.otlp import OtlpSink

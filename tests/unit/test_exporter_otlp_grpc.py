@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from retina_otel.delivery.grpc import GrpcSender
+from retina_otel.delivery.grpc.sender import GrpcSender
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_grpc import COMPONENT, OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from retina_otel.delivery.compression import Compression
-from retina_otel.delivery.http import HttpSender
+from retina_otel.delivery.http.sender import HttpSender
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_grpc import OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings

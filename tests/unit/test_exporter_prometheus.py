@@ -13,19 +13,13 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from prometheus_client.openmetrics.parser import (
-    text_string_to_metric_families as parse_openmetrics,
-)
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from retina_otel.encode.prometheus_escaping import Escaping
-from retina_otel.encode.prometheus_formats import Format, Syntax, accepts_gzip
+from retina_otel.encode.prometheus.escaping import Escaping
+from retina_otel.encode.prometheus.formats import Format, Syntax, accepts_gzip
 from retina_otel.errors import ConfigError
-from retina_otel.exporters.prometheus import (
-    COMPONENT,
-    PrometheusExporter,
-    PrometheusSettings,
-)
+from retina_otel.exporters.prometheus import COMPONENT, PrometheusExporter, PrometheusSettings
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import Bench, Source
 from retina_otel.testing.scrape_protobuf import families, samples

@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.kernel.jiffies import Anchor
+from retina_otel.kernel.bpf.jiffies import Anchor
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
 from retina_otel.model.signals import FLOW_END_REASON, FLOW_IO, FLOW_PACKETS
 from retina_otel.receivers.flows import columns

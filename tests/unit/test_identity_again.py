@@ -8,7 +8,7 @@ import pytest
 
 from retina_otel.model.batches import How, MetricBatch, RawEnds, Window
 from retina_otel.model.signals import DROP_PACKETS
-from retina_otel.pipeline.endpoints import Validity
+from retina_otel.pipeline.identity.endpoints import Validity
 from tests.unit.identity_world import (
     API,
     CLUSTER_ADDRESS,

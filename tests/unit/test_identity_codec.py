@@ -11,12 +11,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.identity_service.codec import (
-    MOST_BYTES,
-    CodecError,
-    decode_block,
-    encode_block,
-)
+from retina_otel.identity_service.codec import MOST_BYTES, CodecError, decode_block, encode_block
 from retina_otel.kubernetes.objects import (
     EndpointSlice,
     Meta,

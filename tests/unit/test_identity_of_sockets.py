@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retina_otel.model.batches import How
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings
 from tests.unit.test_identity_views import CLUSTER_ADDRESS, NODE_ADDRESS, TCP, End, World
 

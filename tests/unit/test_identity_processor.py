@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retina_otel.model.batches import UNKNOWN_ROW, RawEnds
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.processors.identity_ends import resolve
 
 NODE_NETNS, POD_NETNS, OTHER_NETNS, NOT_TOLD = 4026531840, 4026532001, 4026532999, 0

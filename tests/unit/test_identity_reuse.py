@@ -15,14 +15,14 @@ from retina_otel.component import Context
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.signals import Attribute, Ends, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import (
+from retina_otel.pipeline.identity.endpoints import (
     FOREVER,
     Endpoint,
     EndpointKind,
     EndpointTable,
     Validity,
 )
-from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.identity.late import LateIdentity
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.pipeline.pipeline import MetricsPipeline
 from retina_otel.processors.identity import IdentityProcessor, IdentitySettings

@@ -18,7 +18,7 @@ from retina_otel.extensions.node_identity import NodeIdentity
 from retina_otel.extensions.static_identity import StaticIdentity, StaticIdentitySettings
 from retina_otel.model.batches import RawEnds
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.processors.identity_ends import resolve
 

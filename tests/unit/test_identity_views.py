@@ -8,9 +8,9 @@ import pytest
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.batches import EventBatch, How, MetricBatch, Window
 from retina_otel.model.signals import FLOW_EVENT, FLOW_INTER_ZONE, FLOW_PACKETS
-from retina_otel.pipeline.endpoints import Validity
-from retina_otel.pipeline.projection import Choice, Projection
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.endpoints import Validity
+from retina_otel.pipeline.identity.selection import View
+from retina_otel.pipeline.series.projection import Choice, Projection
 from tests.unit.identity_world import (
     API,
     CLUSTER_ADDRESS,

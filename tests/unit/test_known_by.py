@@ -19,9 +19,9 @@ from retina_otel.model.signals import (
     Event,
 )
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.events import EventBuffer, EventBufferSettings
-from retina_otel.pipeline.late import LateIdentity
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.late import LateIdentity
 
 SECOND = 1_000_000_000
 NOW = 100 * SECOND

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retina_otel.kubernetes.inventory import Inventory
-from retina_otel.kubernetes.inventory_local import LocalEnd, LocalPod
-from retina_otel.kubernetes.inventory_owners import Missing
+from retina_otel.kubernetes.inventory.inventory import Inventory
+from retina_otel.kubernetes.inventory.local import LocalEnd, LocalPod
+from retina_otel.kubernetes.inventory.owners import Missing
 from retina_otel.kubernetes.objects import Kind, Object, Workload
-from retina_otel.pipeline.endpoints import EndpointKind
+from retina_otel.pipeline.identity.endpoints import EndpointKind
 from tests.unit.kubernetes_world import (
     T0,
     Told,

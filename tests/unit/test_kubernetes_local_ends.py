@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from retina_otel.extensions.kubernetes.local_ends import LocalEnds
-from retina_otel.kubernetes.inventory_local import LocalEnd, LocalPod
+from retina_otel.kubernetes.inventory.local import LocalEnd, LocalPod
 from retina_otel.model.interfaces import Interface
 from retina_otel.model.namespaces import NetworkNamespace
 

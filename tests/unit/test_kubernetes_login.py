@@ -14,8 +14,8 @@ import trustme
 import yaml
 
 from retina_otel.errors import RetinaError
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.login import log_in
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.login import log_in
 
 SECRET = "s3cr3t-t0ken"
 

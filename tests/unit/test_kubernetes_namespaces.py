@@ -11,7 +11,7 @@ from retina_otel.extensions.kubernetes.extension import Kubernetes
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
 from retina_otel.model.interfaces import Interface
 from retina_otel.model.namespaces import NetworkNamespace
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.ledger import Ledger
 
 

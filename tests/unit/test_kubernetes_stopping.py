@@ -12,12 +12,12 @@ from typing import Protocol
 
 import pytest
 
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.configurations import Configurations
-from retina_otel.kubernetes.inventory_owners import Missing
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Timing, Watcher
+from retina_otel.kubernetes.inventory.owners import Missing
+from retina_otel.kubernetes.metrics_configuration.following import Configurations
 from retina_otel.kubernetes.objects import Kind, OwnerRef
 from retina_otel.kubernetes.owner_reader import OwnerReader
-from retina_otel.kubernetes.watch import Timing, Watcher
 from tests.e2e.agent import wait_until
 
 AT_ONCE = Timing(phase_s=0)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.kubernetes.stream import Frames, Stream
+from retina_otel.kubernetes.api.stream import Frames, Stream
 
 EVENTS = st.lists(st.binary(max_size=300), min_size=1, max_size=8)
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -6,16 +6,16 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retina_otel.kubernetes.inventory import Inventory
+from retina_otel.kubernetes.inventory.inventory import Inventory
 from retina_otel.kubernetes.objects import Kind, Pod
-from retina_otel.pipeline.endpoints import (
+from retina_otel.pipeline.identity.endpoints import (
     FOREVER,
     Endpoint,
     EndpointKind,
     EndpointTable,
     Validity,
 )
-from retina_otel.pipeline.networks import parse
+from retina_otel.pipeline.identity.networks import parse
 from tests.unit.kubernetes_world import SECOND, T0, Told, pod, seconds
 
 NEVER = (FOREVER - T0) / SECOND

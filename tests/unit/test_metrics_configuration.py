@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from retina_otel.kubernetes.metrics_configuration import read
-from retina_otel.kubernetes.metrics_configuration_status import (
+from retina_otel.kubernetes.metrics_configuration.merge import Merged, merge, overlay
+from retina_otel.kubernetes.metrics_configuration.objects import read
+from retina_otel.kubernetes.metrics_configuration.retina_names import METRICS
+from retina_otel.kubernetes.metrics_configuration.status import (
     desired_status,
     outdated,
     status_patch,
 )
-from retina_otel.kubernetes.metrics_merge import Merged, merge, overlay
-from retina_otel.kubernetes.retina_names import METRICS
 from retina_otel.model.signals import BUILT_IN, END_ATTRIBUTES, Metric
+from retina_otel.pipeline.identity.selection import View
 from retina_otel.pipeline.overlay import Overlay
-from retina_otel.pipeline.selection import View
 
 
 def made(name: str = "one", *, created: str = "2026-01-01T00:00:00Z", **spec: Any) -> Any:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from retina_otel.kubernetes.metrics_configuration import read
-from retina_otel.kubernetes.metrics_merge import Merged, merge
-from retina_otel.kubernetes.observed import asks_for_observation, observed
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind
-from retina_otel.pipeline.selection import View
+from retina_otel.kubernetes.metrics_configuration.merge import Merged, merge
+from retina_otel.kubernetes.metrics_configuration.objects import read
+from retina_otel.kubernetes.metrics_configuration.observed import asks_for_observation, observed
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind
+from retina_otel.pipeline.identity.selection import View
 
 NOTHING = Merged()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from retina_otel.model.batches import Column, Histogram, MetricBatch, Window
 from retina_otel.model.signals import Attribute, Ends, Fold, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport
 from retina_otel.pipeline.snapshots import Totals
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from retina_otel.model.batches import Column, MetricBatch
 from retina_otel.model.signals import Attribute, Ends, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.attribute_costs import AttributeCost, MetricCardinality
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.series.attribute_costs import AttributeCost, MetricCardinality
 from tests.unit.pipeline_parts import SECOND, T0, Bench, window
 
 OWN = (Attribute("transport", "string", ""), Attribute("reason", "string", ""))

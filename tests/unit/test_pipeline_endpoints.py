@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retina_otel.errors import RetinaError
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.pipeline.networks import parse
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.networks import parse
 
 SECOND = 1_000_000_000
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from retina_otel.model.batches import Column, EventBatch, RawEnds, Window
 from retina_otel.model.signals import Attribute, Ends, Event
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.events import BufferReader, EventBuffer, EventBufferSettings
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import EventsExport
 
 SECOND = 1_000_000_000

@@ -12,7 +12,7 @@ import pytest
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.model.signals import Attribute, Ends, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.overlay import Overlay
 from retina_otel.pipeline.points import Temporality
 

@@ -21,16 +21,16 @@ from retina_otel.model.batches import (
 )
 from retina_otel.model.signals import Ends, Event, Kind, Metric
 from retina_otel.pipeline.accumulator import Accumulator
-from retina_otel.pipeline.claims import AMBIGUOUS
-from retina_otel.pipeline.endpoints import (
+from retina_otel.pipeline.events import EventBuffer
+from retina_otel.pipeline.identity.claims import AMBIGUOUS
+from retina_otel.pipeline.identity.endpoints import (
     FOREVER,
     Endpoint,
     EndpointKind,
     EndpointTable,
     Validity,
 )
-from retina_otel.pipeline.events import EventBuffer
-from retina_otel.pipeline.late import LateIdentity, LateSettings
+from retina_otel.pipeline.identity.late import LateIdentity, LateSettings
 from retina_otel.pipeline.pipeline import LogsPipeline, MetricsPipeline
 
 SECOND = 1_000_000_000

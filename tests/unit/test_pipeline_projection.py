@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from retina_otel.model.attribute_sets import EMPTY_SET, AttributeSet, AttributeSets
 from retina_otel.model.batches import Column, MetricBatch, RawEnds, Window
 from retina_otel.model.signals import FLOW_IO, Attribute, Ends, Kind, Metric
-from retina_otel.pipeline import own_sets
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.pipeline.networks import parse
-from retina_otel.pipeline.projection import Choice, Projection, patterns_for
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
+from retina_otel.pipeline.identity.networks import parse
+from retina_otel.pipeline.series import own_sets
+from retina_otel.pipeline.series.projection import Choice, Projection, patterns_for
 
 OWN = (Attribute("transport", "string", ""), Attribute("port", "int", "", opt_in=True))
 BOTH = Metric("test.both", Kind.COUNTER, "By", "", OWN, Ends.BOTH)

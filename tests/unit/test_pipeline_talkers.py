@@ -23,11 +23,11 @@ from retina_otel.model.signals import (
     Metric,
 )
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.pipeline.folding import MOST_NAMESPACES
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
 from retina_otel.pipeline.points import MetricsExport, Temporality
+from retina_otel.pipeline.series.folding import MOST_NAMESPACES
+from retina_otel.pipeline.series.talkers import TRACKED, Contenders, Talkers, TalkerSettings
 from retina_otel.pipeline.snapshots import LIVE
-from retina_otel.pipeline.talkers import TRACKED, Contenders, Talkers, TalkerSettings
 from tests.unit.pipeline_parts import IO, LATENCY, SECOND, T0, Bench, listed, window
 
 OVERFLOW = ""

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retina_otel.model.batches import UNKNOWN_ROW
-from retina_otel.pipeline.claims import (
+from retina_otel.pipeline.identity.claims import (
     AMBIGUOUS,
     FOREVER,
     NOBODY,
@@ -24,8 +24,8 @@ from retina_otel.pipeline.claims import (
     Validity,
     timeline,
 )
-from retina_otel.pipeline.endpoints import Endpoint, EndpointTable
-from retina_otel.pipeline.networks import Mix, parse
+from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointTable
+from retina_otel.pipeline.identity.networks import Mix, parse
 
 SECOND = 1_000_000_000
 POD = EndpointKind.POD

@@ -2,9 +2,9 @@
 
 import pytest
 
-from retina_otel.encode.prometheus_escaping import Escaping, Naming
-from retina_otel.encode.prometheus_formats import Format, Syntax, negotiate
-from retina_otel.encode.prometheus_names import TranslationStrategy
+from retina_otel.encode.prometheus.escaping import Escaping, Naming
+from retina_otel.encode.prometheus.formats import Format, Syntax, negotiate
+from retina_otel.encode.prometheus.names import TranslationStrategy
 
 TEXT = Format()
 UTF8_TEXT = Format(Syntax.TEXT, "1.0.0", Escaping.ALLOW_UTF8)

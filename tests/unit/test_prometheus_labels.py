@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from retina_otel.encode.prometheus_escaping import Naming
-from retina_otel.encode.prometheus_labels import LabelNames, LabelTable, label_text
+from retina_otel.encode.prometheus.escaping import Naming
+from retina_otel.encode.prometheus.labels import LabelNames, LabelTable, label_text
 from retina_otel.model.attribute_sets import AttributeSets
 
 PODS = 300

@@ -2,7 +2,7 @@
 
 import pytest
 
-from retina_otel.encode.prometheus_names import (
+from retina_otel.encode.prometheus.names import (
     TranslationStrategy,
     family_name,
     label_name,

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retina_otel.extensions.kubernetes import KubernetesSettings
-from retina_otel.kubernetes.decode import Decoder, Wanted
-from retina_otel.kubernetes.inventory import Inventory
+from retina_otel.kubernetes.api.decode import Decoder, Wanted
+from retina_otel.kubernetes.api.protobuf import WireError
+from retina_otel.kubernetes.api.resources import RETINA_ENDPOINTS as RESOURCE
+from retina_otel.kubernetes.api.stream import Lines
+from retina_otel.kubernetes.inventory.inventory import Inventory
 from retina_otel.kubernetes.objects import Kind, Meta, OwnerRef, Pod
-from retina_otel.kubernetes.protobuf import WireError
-from retina_otel.kubernetes.resources import RETINA_ENDPOINTS as RESOURCE
-from retina_otel.kubernetes.stream import Lines
-from retina_otel.pipeline.endpoints import FOREVER
+from retina_otel.pipeline.identity.endpoints import FOREVER
 from tests.unit.kubernetes_world import SECOND, T0, Told, node, owner, pod, workload
 
 NODE_A, NODE_B = "172.30.0.1", "172.30.0.2"

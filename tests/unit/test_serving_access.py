@@ -12,13 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from retina_otel.delivery.serving import Handler, Server
-from retina_otel.delivery.serving_access import (
-    ServerAccess,
-    ServerAuthSettings,
-    ServerTlsSettings,
-)
 from retina_otel.errors import ConfigError
+from retina_otel.serving.access import ServerAccess, ServerAuthSettings, ServerTlsSettings
+from retina_otel.serving.server import Handler, Server
 
 LOGGER = logging.getLogger("serving")
 

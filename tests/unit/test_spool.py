@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retina_otel.delivery.packed import Packed
-from retina_otel.delivery.spool import Spool, SpoolLimits, SpoolPlace
-from retina_otel.delivery.spool_segments import RECORD_HEADER, SEGMENT_HEADER
+from retina_otel.delivery.spool.queue import Spool, SpoolLimits, SpoolPlace
+from retina_otel.delivery.spool.segments import RECORD_HEADER, SEGMENT_HEADER
 from retina_otel.errors import ConfigError
 from retina_otel.testing.exporters import ManualClock
 
@@ -542,7 +542,7 @@ APPENDER = """
 import sys
 from pathlib import Path
 from retina_otel.delivery.packed import Packed
-from retina_otel.delivery.spool import SpoolLimits, SpoolPlace
+from retina_otel.delivery.spool.queue import SpoolLimits, SpoolPlace
 from retina_otel.testing.exporters import ManualClock
 
 place = SpoolPlace(Path(sys.argv[1]), "otlp-logs", SpoolLimits(64 << 20, 0))

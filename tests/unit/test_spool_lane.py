@@ -23,8 +23,8 @@ from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.report import DeliveryReport
 from retina_otel.delivery.retry import RetryPolicy
-from retina_otel.delivery.spool import SpoolLimits, SpoolPlace
-from retina_otel.delivery.spool_lane import SpoolLane
+from retina_otel.delivery.spool.lane import SpoolLane
+from retina_otel.delivery.spool.queue import SpoolLimits, SpoolPlace
 from retina_otel.encode.otlp import LogsEncoder
 from retina_otel.model.signal_types import Event
 from retina_otel.pipeline.ledger import LedgerReport

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from retina_otel.delivery.spool_settings import SpoolSettings
+from retina_otel.delivery.spool.settings import SpoolSettings
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.testing.exporters import Bench, Source

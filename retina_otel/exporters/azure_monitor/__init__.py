@@ -22,16 +22,12 @@ from retina_otel.component import (
     PositiveDuration,
     Settings,
 )
-from retina_otel.delivery.azure_identity import AzureAdSettings
+from retina_otel.delivery.auth.azure_identity import AzureAdSettings
 from retina_otel.delivery.push import EventsRoute, MetricsRoute, Push
 from retina_otel.delivery.settings import ProxyUrl, RetrySettings, TlsSettings
-from retina_otel.delivery.spool_settings import SpoolSettings
+from retina_otel.delivery.spool.settings import SpoolSettings
 from retina_otel.errors import ConfigError
-from retina_otel.exporters.azure_monitor.connection_string import (
-    VARIABLE,
-    ConnectionString,
-    parse,
-)
+from retina_otel.exporters.azure_monitor.connection_string import VARIABLE, ConnectionString, parse
 from retina_otel.exporters.azure_monitor.envelopes import (
     EventEnvelopes,
     MetricEnvelopes,

@@ -10,8 +10,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from retina_otel.delivery.http.responses import Response
 from retina_otel.delivery.outcome import Outcome, Result
-from retina_otel.delivery.responses import Response
 from retina_otel.delivery.retry import parse_retry_after
 
 _RETRYABLE = frozenset({401, 403, 408, 429, 500, 502, 503, 504})

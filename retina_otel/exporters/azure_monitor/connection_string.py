@@ -10,7 +10,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-from retina_otel.delivery.http import fault_of_url
+from retina_otel.delivery.http.sender import fault_of_url
 from retina_otel.errors import ConfigError
 
 VARIABLE = "APPLICATIONINSIGHTS_CONNECTION_STRING"

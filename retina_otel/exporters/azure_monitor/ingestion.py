@@ -19,14 +19,14 @@ from azure.core.exceptions import AzureError
 from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
 from urllib3.exceptions import HTTPError, InsecureRequestWarning
 
-from retina_otel.delivery.azure_identity import NO_TOKEN
+from retina_otel.delivery.auth.azure_identity import NO_TOKEN
 from retina_otel.delivery.compression import Compression, Compressor
-from retina_otel.delivery.connections import Connections, explain
+from retina_otel.delivery.http.connections import Connections, explain
+from retina_otel.delivery.http.proxies import proxy_for
+from retina_otel.delivery.http.responses import Response
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.delivery.packed import Packed
-from retina_otel.delivery.proxies import proxy_for
-from retina_otel.delivery.responses import Response
-from retina_otel.delivery.tls import TlsOptions
+from retina_otel.delivery.tls.contexts import TlsOptions
 from retina_otel.errors import RetinaError
 from retina_otel.exporters.azure_monitor.answers import judge
 from retina_otel.exporters.azure_monitor.connection_string import ConnectionString

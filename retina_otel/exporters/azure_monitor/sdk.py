@@ -15,8 +15,8 @@ from azure.core.utils import case_insensitive_dict
 from azure.monitor.opentelemetry.exporter import AzureMonitorLogExporter, AzureMonitorMetricExporter
 
 from retina_otel import __version__
-from retina_otel.delivery.azure_identity import silence
-from retina_otel.delivery.responses import Response
+from retina_otel.delivery.auth.azure_identity import silence
+from retina_otel.delivery.http.responses import Response
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.azure_monitor.connection_string import ConnectionString
 

@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics.export import Metric as MetricData
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from retina_otel.delivery.responses import Response
+from retina_otel.delivery.http.responses import Response
 from retina_otel.encode.protobuf import utf8
 from retina_otel.exporters.azure_monitor.connection_string import ConnectionString
 from retina_otel.exporters.azure_monitor.envelopes import Template

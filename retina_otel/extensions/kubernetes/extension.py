@@ -23,18 +23,18 @@ from retina_otel.extensions.kubernetes.reasons import Reasons
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings, PodsFrom
 from retina_otel.extensions.kubernetes.sources import Listener, Source, Watches, of_service
 from retina_otel.extensions.node_identity import routable
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.configured import Configured
-from retina_otel.kubernetes.inventory import Inventory
-from retina_otel.kubernetes.inventory_changes import InventoryChange
-from retina_otel.kubernetes.inventory_owners import Missing
-from retina_otel.kubernetes.metrics_merge import overlay
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Change
+from retina_otel.kubernetes.inventory.changes import InventoryChange
+from retina_otel.kubernetes.inventory.inventory import Inventory
+from retina_otel.kubernetes.inventory.owners import Missing
+from retina_otel.kubernetes.metrics_configuration.configured import Configured
+from retina_otel.kubernetes.metrics_configuration.merge import overlay
+from retina_otel.kubernetes.metrics_configuration.observed import observed
 from retina_otel.kubernetes.objects import Kind, Node
-from retina_otel.kubernetes.observed import observed
-from retina_otel.kubernetes.watch import Change
 from retina_otel.model.attributes import K8S_NODE_NAME
 from retina_otel.model.interfaces import Interface
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.selection import View
 
 INTRODUCTION_S = 3.0
 """How long the start of the agent waits for the API server to say which cluster and node it is."""

@@ -11,10 +11,10 @@ from contextlib import suppress
 from urllib.parse import quote
 
 from retina_otel.errors import RetinaError
-from retina_otel.kubernetes import protobuf
-from retina_otel.kubernetes.access import PROTOBUF, Access, AccessError
+from retina_otel.kubernetes.api import protobuf
+from retina_otel.kubernetes.api.access import PROTOBUF, Access, AccessError
+from retina_otel.kubernetes.api.decode import Decoder, Wanted
 from retina_otel.kubernetes.cloud import NODE_LABELS, node_resource
-from retina_otel.kubernetes.decode import Decoder, Wanted
 from retina_otel.kubernetes.objects import Node
 
 _FIRST_RETRY_S = 1.0

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from retina_otel.kubernetes.inventory_local import LocalEnd, LocalPod
+from retina_otel.kubernetes.inventory.local import LocalEnd, LocalPod
 from retina_otel.model.interfaces import Interface
 from retina_otel.model.namespaces import NetworkNamespace
 

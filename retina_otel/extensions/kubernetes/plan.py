@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from retina_otel.kubernetes.api.decode import Wanted
+from retina_otel.kubernetes.api.resources import RETINA_ENDPOINTS, Resource
 from retina_otel.kubernetes.cloud import NODE_LABELS
-from retina_otel.kubernetes.decode import Wanted
+from retina_otel.kubernetes.metrics_configuration.observed import ANNOTATION
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.observed import ANNOTATION
-from retina_otel.kubernetes.resources import RETINA_ENDPOINTS, Resource
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.selection import View
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from retina_otel.component import Duration, PositiveDuration, Settings
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.selection import View
 
 
 def _network(text: str) -> str:

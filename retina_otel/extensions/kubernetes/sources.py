@@ -14,13 +14,13 @@ from typing import Protocol
 from retina_otel.extensions.kubernetes.introduction import Enquiry, Introduction
 from retina_otel.extensions.kubernetes.plan import TOLD_BY_SERVICE, Watched
 from retina_otel.extensions.kubernetes.settings import ServiceSettings
-from retina_otel.kubernetes.access import Access
-from retina_otel.kubernetes.configurations import Configurations
-from retina_otel.kubernetes.inventory_owners import Missing, kind_of
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.watch import Change, Timing, Watcher, WatchState
+from retina_otel.kubernetes.inventory.owners import Missing, kind_of
+from retina_otel.kubernetes.metrics_configuration.following import Configurations
 from retina_otel.kubernetes.objects import Kind, Workload
 from retina_otel.kubernetes.owner_reader import OwnerReader
-from retina_otel.kubernetes.watch import Change, Timing, Watcher, WatchState
-from retina_otel.pipeline.selection import View
+from retina_otel.pipeline.identity.selection import View
 
 _TIMING = Timing(phase_s=0.5)
 _PODS_TIMING = Timing(after_s=0.5, phase_s=1.5)

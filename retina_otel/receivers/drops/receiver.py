@@ -12,14 +12,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.component import (
-    Collected,
-    Context,
-)
+from retina_otel.component import Collected, Context
 from retina_otel.errors import KernelError
-from retina_otel.kernel.btf import Btf, BtfError
+from retina_otel.kernel.bpf.btf import Btf, BtfError
 from retina_otel.kernel.kallsyms import KernelSymbols
-from retina_otel.kernel.netns import own_inode
+from retina_otel.kernel.net.netns import own_inode
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
 from retina_otel.model.interfaces import Interface

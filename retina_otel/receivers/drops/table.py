@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from retina_otel.kernel.attach import tp_btf
-from retina_otel.kernel.mapping import Variables, mmap_array
-from retina_otel.kernel.maps import ArrayMap, HashMap, possible_cpus
-from retina_otel.kernel.quiesce import wait_for_programs
-from retina_otel.kernel.ring import Ring
+from retina_otel.kernel.bpf.attach import tp_btf
+from retina_otel.kernel.bpf.mapping import Variables, mmap_array
+from retina_otel.kernel.bpf.maps import ArrayMap, HashMap, possible_cpus
+from retina_otel.kernel.bpf.quiesce import wait_for_programs
+from retina_otel.kernel.bpf.ring import Ring
 from retina_otel.kernel.syscall import prog_info
 from retina_otel.loaders import core, objects
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.errors import AttachError, KernelError
-from retina_otel.kernel import attach
+from retina_otel.kernel.bpf import attach
 from retina_otel.model.interfaces import Change, ChangeKind, Interface
 from retina_otel.receivers.flows.tables import LedgerCounts
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.component import Clock
-from retina_otel.kernel.jiffies import Anchor
+from retina_otel.kernel.bpf.jiffies import Anchor
 from retina_otel.model import signals
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, RawEnds, Window
 from retina_otel.model.protocols import NETWORK_TYPES, TRANSPORTS

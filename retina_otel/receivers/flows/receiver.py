@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from retina_otel.component import Collected, Context
 from retina_otel.errors import KernelError
-from retina_otel.kernel import attach
+from retina_otel.kernel.bpf import attach
 from retina_otel.model.batches import UNKNOWN_ROW, Window
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.attachments import Attachments, Rules

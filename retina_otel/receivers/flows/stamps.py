@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from retina_otel.component import Clock
 from retina_otel.errors import KernelError
-from retina_otel.kernel.jiffies import Anchor, JiffiesClock
+from retina_otel.kernel.bpf.jiffies import Anchor, JiffiesClock
 from retina_otel.model.batches import Window
 from retina_otel.receivers.flows.rows import FlowRows
 

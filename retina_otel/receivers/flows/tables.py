@@ -15,19 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.errors import KernelError
-from retina_otel.kernel.maps import HashMap, Variables, mmap_array, possible_cpus
-from retina_otel.kernel.quiesce import wait_for_programs
-from retina_otel.kernel.ring import Ring
+from retina_otel.kernel.bpf.maps import HashMap, Variables, mmap_array, possible_cpus
+from retina_otel.kernel.bpf.quiesce import wait_for_programs
+from retina_otel.kernel.bpf.ring import Ring
 from retina_otel.loaders import core
 from retina_otel.loaders.base import Loaded, MapHandle
 from retina_otel.loaders.objects import path
-from retina_otel.receivers.flows.rows import (
-    N_FLAGS,
-    FlowRows,
-    flag_rows,
-    slot_rows,
-    table_rows,
-)
+from retina_otel.receivers.flows.rows import N_FLAGS, FlowRows, flag_rows, slot_rows, table_rows
 
 _PARITIES = 2
 _DIRECTIONS = 2

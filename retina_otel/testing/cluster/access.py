@@ -21,11 +21,7 @@ from kubernetes.config import new_client_from_config
 
 from retina_otel.errors import RetinaError
 from retina_otel.testing.cluster.binaries import binary
-from retina_otel.testing.cluster.credentials import (
-    Authority,
-    certificate_user,
-    write_kubeconfig,
-)
+from retina_otel.testing.cluster.credentials import Authority, certificate_user, write_kubeconfig
 
 T = TypeVar("T")
 Rule = Mapping[str, Sequence[str]]

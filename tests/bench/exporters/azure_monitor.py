@@ -53,7 +53,7 @@ def measure(report: Report) -> None:
 def _theirs(load: Load) -> list[float]:
     from azure.monitor.opentelemetry.exporter import AzureMonitorMetricExporter
 
-    from retina_otel.delivery.responses import Response
+    from retina_otel.delivery.http.responses import Response
     from retina_otel.exporters.azure_monitor.connection_string import parse
     from retina_otel.exporters.azure_monitor.sdk import Answer, Transport, quiet
 

@@ -16,7 +16,7 @@ from retina_otel.delivery.sharing import Sharing
 from retina_otel.model.batches import Column, MetricBatch, Window
 from retina_otel.model.signals import FLOW_IO, FLOW_PACKETS, NETWORK_INTERFACE_DIRECTION
 from retina_otel.pipeline.accumulator import Accumulator, AccumulatorSettings
-from retina_otel.pipeline.endpoints import EndpointTable
+from retina_otel.pipeline.identity.endpoints import EndpointTable
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import Bench
 from tests.bench.pipeline import pods

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 
 from retina_otel.component import Context, Exporter
-from retina_otel.encode import remote_write, remote_write_2
-from retina_otel.encode.remote_write_requests import RemoteWriteEncoder
-from retina_otel.encode.remote_write_series import SeriesOptions
+from retina_otel.encode.remote_write import version_1 as remote_write
+from retina_otel.encode.remote_write import version_2 as remote_write_2
+from retina_otel.encode.remote_write.requests import RemoteWriteEncoder
+from retina_otel.encode.remote_write.series import SeriesOptions
 from retina_otel.exporters.prometheus_remote_write import (
     PrometheusRemoteWriteExporter,
     PrometheusRemoteWriteSettings,

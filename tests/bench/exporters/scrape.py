@@ -10,8 +10,8 @@ import statistics
 import time
 from contextlib import closing
 
-from retina_otel.encode.prometheus_escaping import Escaping
-from retina_otel.encode.prometheus_formats import Format, Syntax
+from retina_otel.encode.prometheus.escaping import Escaping
+from retina_otel.encode.prometheus.formats import Format, Syntax
 from retina_otel.exporters.prometheus import PrometheusExporter, PrometheusSettings
 from retina_otel.testing.exporters import Bench
 from tests.bench.exporters.load import RESOURCE, Load

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from retina_otel.kubernetes.access import Access, Session
+from retina_otel.kubernetes.api.access import Access, Session
 from tests.bench.kubernetes import shapes
 
 _PODS = "/api/v1/namespaces/team-000/pods"

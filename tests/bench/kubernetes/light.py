@@ -10,11 +10,11 @@ import sys
 import threading
 from pathlib import Path
 
-from retina_otel.kubernetes import protobuf
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api import protobuf
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.resources import RESOURCES
+from retina_otel.kubernetes.api.stream import Stream
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.resources import RESOURCES
-from retina_otel.kubernetes.stream import Stream
 
 
 def main() -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import grpc
 
-from retina_otel.kubernetes import protobuf
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api import protobuf
+from retina_otel.kubernetes.api.access import Access
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.cluster.binaries import folder as kubernetes_folder
 from tests.bench.kubernetes import shapes

@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, RUSAGE_SELF
 
-from retina_otel.kubernetes.access import Access
+from retina_otel.kubernetes.api.access import Access
+from retina_otel.kubernetes.api.resources import RESOURCES
+from retina_otel.kubernetes.api.watch import Change, Timing, Wanted, Watcher, WatchState
 from retina_otel.kubernetes.objects import Kind
-from retina_otel.kubernetes.resources import RESOURCES
-from retina_otel.kubernetes.watch import Change, Timing, Wanted, Watcher, WatchState
 
 _ZONES = frozenset({"topology.kubernetes.io/zone", "topology.kubernetes.io/region"})
 

@@ -1,0 +1,1 @@
+"""Requests over HTTP: one pooled connection for a sender, and what answers mean."""

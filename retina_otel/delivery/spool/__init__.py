@@ -1,0 +1,1 @@
+"""Requests that wait on the disk, and survive the process."""

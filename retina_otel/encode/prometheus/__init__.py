@@ -1,0 +1,1 @@
+"""Points as a page that Prometheus scrapes: text, OpenMetrics or protobuf."""

@@ -1,0 +1,1 @@
+"""BPF objects, maps and rings, and what attaches programs."""

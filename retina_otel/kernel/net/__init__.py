@@ -1,0 +1,1 @@
+"""Interfaces, namespaces, qdiscs and connections of the kernel, over netlink."""

@@ -1,0 +1,1 @@
+"""MetricsConfigurations (`retina.sh/v1alpha1`): read, checked, merged, followed."""
