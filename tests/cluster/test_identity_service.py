@@ -32,7 +32,7 @@ from retina_otel.kubernetes.api.access import Access
 from retina_otel.kubernetes.api.watch import Timing, Wanted, Watcher
 from retina_otel.kubernetes.objects import Kind
 from retina_otel.testing.cluster import ControlPlane
-from tests.unit.identity_parts import Told, eventually
+from tests.unit.identity_service.identity_parts import Told, eventually
 
 AUDIENCE = "retina-otel-identity"
 READ = ["get", "list", "watch"]

@@ -9,7 +9,7 @@ import pytest
 
 from retina_otel.component import Collected, ComponentKind
 from retina_otel.kernel.net import netns
-from tests.unit.agent_parts import Parts, configuration
+from tests.unit.agent.agent_parts import Parts, configuration
 from tests.unit.conftest import run  # noqa: F401
 
 

@@ -14,7 +14,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from retina_otel.agent.agent import Agent
     from retina_otel.config.load import Configuration
-    from tests.unit.agent_parts import Parts
+    from tests.unit.agent.agent_parts import Parts
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
@@ -22,7 +22,7 @@ settings.load_profile("no-deadline")
 
 @pytest.fixture
 def parts() -> Parts:
-    from tests.unit.agent_parts import Parts
+    from tests.unit.agent.agent_parts import Parts
 
     return Parts()
 
