@@ -78,6 +78,7 @@ class Inventory:
         self._named = [cidr_endpoint(name, network) for name, network in (cidrs or {}).items()]
         self._owners = Owners()
         self._pods: dict[str, _Pod] = {}
+        self._finished: set[str] = set()
         self._local: dict[str, None] = {}
         self._local_ends: Mapping[str, LocalEnd] = {}
         self._pods_listed = False
@@ -113,6 +114,11 @@ class Inventory:
             for name, known in self._namespaces.items()
             if self._observe_annotated and asks_for_observation(known.meta.annotations)
         )
+
+    @property
+    def finished(self) -> frozenset[str]:
+        """UIDs of pods that will not run again and whose objects are there, as Jobs keep them."""
+        return frozenset(self._finished)
 
     def local_pods(self) -> Iterator[LocalPod]:
         """The pods of this node."""
@@ -213,12 +219,15 @@ class Inventory:
             if pod.phase in TERMINAL_PHASES:
                 self._end(pod.meta.uid, pod, now_ns, changes)
             else:
+                self._finished.discard(pod.meta.uid)  # an older store was restored
                 self._take(pod, now_ns, changes)
         for pod in deletes:
             self._end(pod.meta.uid, pod, now_ns, changes)
+            self._finished.discard(pod.meta.uid)
         if there is not None:
             for uid in self._pods.keys() - there:
                 self._end(uid, None, now_ns, changes)
+            self._finished &= there
             self._pods_listed = True
 
     def _take(self, pod: Pod, now_ns: int, changes: Changes) -> None:
@@ -258,6 +267,11 @@ class Inventory:
             known.endpoint = endpoint
 
     def _end(self, uid: str, pod: Pod | None, now_ns: int, changes: Changes) -> None:
+        # Its object stays and changes, and says an address that is another's by now.
+        if uid in self._finished:
+            return
+        if pod is not None and pod.phase in TERMINAL_PHASES:
+            self._finished.add(uid)
         # An address may be heard of together with its end: it was had all the same. Those of the
         # first list ended before there was anything to name.
         before = self._pods.get(uid)

@@ -89,6 +89,64 @@ def test_finished_pod_of_the_first_list_is_nobody() -> None:
     assert len(heard.inventory) == 0
 
 
+def test_what_is_heard_of_a_finished_pod_later_gives_it_nothing() -> None:
+    """The Job controller takes its finalizer away, its TTL deletes it, a list is read again: by
+    then the address is another's, or nobody's."""
+    done = pod("p", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
+    heard = Heard()
+    heard.hear(6, pod("p", "10.0.0.7", started=3, running=5))
+    heard.hear(19, done)
+    assert heard.hear(60, done) == [3, 5, 17, 19]
+    heard.told.take(
+        heard.inventory.apply(Kind.POD, [done], [], T0 + 80 * SECOND, full=True),
+    )
+    assert heard.times() == [3, 5, 17, 19]
+    assert heard.deleted(99, done) == [3, 5, 17, 19]
+    heard = Heard()
+    heard.told.take(heard.inventory.apply(Kind.POD, [done], [], T0 + 50 * SECOND, full=True))
+    assert not heard.inventory.apply(Kind.POD, [done], [], T0 + 60 * SECOND)
+    assert not heard.inventory.apply(Kind.POD, [], [done], T0 + 99 * SECOND)
+
+
+def test_finished_pods_are_remembered_for_as_long_as_their_objects_are_there() -> None:
+    inventory = Inventory()
+    done = [pod(f"p{i}", f"10.0.0.{i}", phase="Failed", started=3) for i in range(3)]
+    inventory.apply(Kind.POD, done, [], T0 + 9 * SECOND, full=True)
+    inventory.apply(Kind.POD, [], done[:1], T0 + 10 * SECOND)
+    inventory.apply(Kind.POD, done[1:2], [], T0 + 11 * SECOND, full=True)
+    assert inventory.finished == frozenset({"uid-p1"})
+
+
+def test_a_finished_pod_that_runs_in_an_older_store_can_end_again() -> None:
+    running = pod("p", "10.0.0.7", started=3, running=5)
+    done = pod("p", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
+    heard = Heard()
+    heard.hear(6, running)
+    heard.hear(19, done)
+    assert heard.hear(60, running) == [3, 5, NEVER, NEVER]
+    assert heard.hear(70, done) == [3, 5, 17, 70]
+    assert not heard.told.endpoints
+
+
+def test_a_finished_pods_address_is_nobodys_when_its_object_is_deleted_at_last() -> None:
+    inventory, table = Inventory(), EndpointTable()
+
+    def hear(at: int, upserts: list[Pod], deletes: list[Pod], *, full: bool = False) -> None:
+        change = inventory.apply(Kind.POD, upserts, deletes, T0 + at * SECOND, full)
+        table.apply(change.added, change.removed)
+        table.advance(T0 + at * SECOND)
+
+    done = pod("job", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
+    hear(2, [], [], full=True)
+    hear(6, [pod("job", "10.0.0.7", started=3, running=5)], [])
+    hear(19, [done], [])
+    hear(118, [], [done])
+    times = np.array([T0 + at * SECOND for at in (10, 60, 117)], np.int64)
+    hi = np.zeros(len(times), np.uint64)
+    rows = table.resolve_address(hi, hi + np.uint64(parse("10.0.0.7").base), times, times)
+    assert [table.endpoint(row).key for row in rows.tolist()] == ["uid-job", "unknown", "unknown"]
+
+
 def test_pod_whose_address_is_heard_of_together_with_its_end_had_it() -> None:
     ended = pod("p", "10.0.0.7", started=3, running=5, phase="Succeeded", ended=17)
     heard = Heard()
