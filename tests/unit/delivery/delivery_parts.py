@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,8 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def raw_server(answer: bytes | None) -> Iterator[str]:
-    """Answers the first bytes of each connection and resets it; None: never answers."""
+def raw_server(answer: bytes | None, *, read: int = 100) -> Iterator[str]:
+    """Reads up to `read` bytes of each connection, answers, and resets it; None: never answers."""
     listener = socket.create_server(("127.0.0.1", 0))
     over = threading.Event()
 
@@ -137,7 +137,7 @@ def raw_server(answer: bytes | None) -> Iterator[str]:
             if answer is None:
                 over.wait(20)
             else:
-                connection.recv(100)
+                connection.recv(read)
                 connection.sendall(answer)
             # Linger 0 makes close() send RST.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -150,6 +150,28 @@ def raw_server(answer: bytes | None) -> Iterator[str]:
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
     thread.join()
+
+
+@contextmanager
+def trickling_server() -> Iterator[str]:
+    """Begins an answer to its first connection, and sends a byte now and then, for 5 s at most."""
+    over = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1")
+            for _ in range(100):
+                if over.wait(0.05):
+                    return
+                connection.sendall(b" ")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        over.set()
+        thread.join(10)
 
 
 class Pki:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from retina_otel.delivery.lane import LaneOptions
@@ -23,14 +22,18 @@ from retina_otel.model.signal_types import Event, Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality
 from retina_otel.testing.exporters import Bench, EventsFeed, ManualClock, MetricsFeed
 from retina_otel.testing.points import Occurrence, Point, event_block, point_block
+from tests.unit.delivery.scripted_outcomes import (
+    ACCEPTED,
+    REFUSED,
+    TOO_LARGE,
+    UNAVAILABLE,
+    WORDS,
+    Scripted,
+    stamps_of,
+)
 
 METRIC = Metric("retina.test.packets", Kind.COUNTER, "{packet}", "packets", scope="test")
 EVENT = Event("retina.test", 9, "something", scope="test")
-
-ACCEPTED = Outcome(Result.ACCEPTED)
-UNAVAILABLE = Outcome(Result.RETRY, "http_503", "HTTP 503")
-TOO_LARGE = Outcome(Result.TOO_LARGE, "too_large", "HTTP 413")
-REFUSED = Outcome(Result.REFUSED, "http_400", "HTTP 400")
 
 
 class Backend:
@@ -68,13 +71,7 @@ class Backend:
 
     def stamps(self) -> list[int]:
         """The times of all log records that were taken, in order."""
-        return [
-            record.time_unix_nano
-            for request in map(ExportLogsServiceRequest.FromString, self.taken)
-            for resource in request.resource_logs
-            for scope in resource.scope_logs
-            for record in scope.log_records
-        ]
+        return stamps_of(self.taken)
 
 
 def block(*values: int) -> PointBlock:
@@ -382,34 +379,13 @@ def test_a_flush_that_gets_nowhere_ends_at_the_deadline_and_books_what_is_left()
     assert report.difference == 0
 
 
-ANSWERS = st.sampled_from(["accept", "retry", "large", "refuse", "partial"])
-
-
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(1, 9), max_size=8), st.lists(ANSWERS, max_size=60))
+@given(st.lists(st.integers(1, 9), max_size=8), st.lists(WORDS, max_size=60))
 def test_each_event_ends_in_exactly_one_account_whatever_the_backend_answers(
     sizes: list[int], script: list[str]
 ) -> None:
-    truth = {"accepted": 0, "rejected": 0, "refused": 0, "too_large": 0}
-    answers = list(script)
-
-    def answer(body: bytes) -> Outcome:
-        n = LOGS.count(body)
-        what = answers.pop(0) if answers else "accept"
-        if what == "retry":
-            return UNAVAILABLE
-        if what == "large":
-            truth["too_large"] += n == 1
-            return TOO_LARGE
-        if what == "refuse":
-            truth["refused"] += n
-            return REFUSED
-        rejected = 1 if what == "partial" else 0
-        truth["accepted"] += n - rejected
-        truth["rejected"] += rejected
-        return Outcome(Result.ACCEPTED, "partial_success" if rejected else "", rejected=rejected)
-
-    backend = Backend(answer)
+    scripted = Scripted(script)
+    backend = Backend(scripted)
     rig = Rig(backend, retry=RetryPolicy(max_elapsed_s=0))
     stamp = 0
     for size in sizes:
@@ -418,7 +394,7 @@ def test_each_event_ends_in_exactly_one_account_whatever_the_backend_answers(
         )
         stamp += size
     rig.run(rig.events_lane(), 4000)
-    report = rig.bench.ledger.report()
+    report, truth = rig.bench.ledger.report(), scripted.truth
     assert report.difference == 0
     assert report.seen == stamp
     assert report.drained == truth.pop("accepted")

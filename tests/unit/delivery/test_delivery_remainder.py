@@ -18,9 +18,9 @@ from retina_otel.model.signal_types import Kind, Metric
 from retina_otel.pipeline.points import PointBlock, Temporality
 from retina_otel.testing.exporters import Bench, ManualClock, MetricsFeed
 from retina_otel.testing.points import Point, point_block
+from tests.unit.delivery.scripted_outcomes import UNAVAILABLE
 
 METRIC = Metric("retina.test.packets", Kind.COUNTER, "{packet}", "packets", scope="test")
-UNAVAILABLE = Outcome(Result.RETRY, "http_503", "HTTP 503")
 LONG_S = 1000.0
 """More than the time for which a request is tried."""
 

@@ -29,7 +29,7 @@ from retina_otel.pipeline.once import Once
 from retina_otel.pipeline.points import MetricsExport, PointBlock, Temporality
 from retina_otel.testing.exporters import Bench, ManualClock, MetricsFeed, Source
 from tests.unit.agent.agent_parts import Keep, Parts, Run, configuration, until
-from tests.unit.delivery.test_delivery_http import Server, serve
+from tests.unit.delivery.scripted_http_server import Server, serve
 
 S = 10**9
 
