@@ -147,7 +147,10 @@ class Kubernetes:
         if namespaces is not None and not unavailable:
             self._reasons.set("namespaces", "")
             ends = self._ends.by_processes(
-                self._inventory.local_pods(), namespaces.current().values(), interfaces.values()
+                self._inventory.local_pods(),
+                namespaces.current().values(),
+                interfaces.values(),
+                self._context.clock.wall_ns(),
             )
             self._publish(self._inventory.bind(ends))
             return

@@ -18,9 +18,19 @@ from retina_otel.model.namespaces import NetworkNamespace
 _UID_LENGTH = 36
 
 
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """A namespace, for as long as its number is its own."""
+
+    workloads: frozenset[str]
+    since_ns: int
+    """It may be younger, but no other had the number since then."""
+
+
 @dataclass(slots=True)
 class _Seen:
-    netns: dict[int, None] = field(default_factory=dict)
+    netns: dict[int, int] = field(default_factory=dict)
+    """Since when, by inode."""
     interfaces: dict[int, None] = field(default_factory=dict)
 
 
@@ -29,15 +39,19 @@ class LocalEnds:
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
+        self._lives: dict[int, _Life] = {}
+        self._looked_ns = 0
 
     def by_processes(
         self,
         pods: Iterable[LocalPod],
         namespaces: Iterable[NetworkNamespace],
         interfaces: Iterable[Interface],
+        looked_ns: int,
     ) -> Mapping[str, LocalEnd]:
-        """Ends by uid of pod."""
-        known = list(pods)
+        """Ends by uid of pod. `namespaces` are those there were before `looked_ns`."""
+        known, spaces = list(pods), list(namespaces)
+        self._look(spaces, looked_ns)
         names = {
             name: pod.uid
             for pod in known
@@ -50,7 +64,7 @@ class LocalEnds:
             if is_wire(interface):
                 wires.setdefault(interface.peer_netnsid, []).append(interface.ifindex)
         self._forget(known)
-        for namespace in namespaces:
+        for namespace in spaces:
             owners = {names[name] for name in namespace.workloads if name in names}
             strangers = any(_is_uid(name) and name not in uids for name in namespace.workloads)
             if namespace.host or strangers or len(owners) != 1:
@@ -60,7 +74,7 @@ class LocalEnds:
                 # The kernel gives a number again when its namespace is gone.
                 self._take_away(uid, namespace.inode)
             seen = self._seen.setdefault(uid, _Seen())
-            seen.netns[namespace.inode] = None
+            seen.netns[namespace.inode] = self._lives[namespace.inode].since_ns
             if namespace.nsid >= 0:
                 seen.interfaces.update(dict.fromkeys(wires.get(namespace.nsid, ())))
         return self._told()
@@ -94,6 +108,20 @@ class LocalEnds:
                 seen.interfaces = dict.fromkeys(seen.interfaces.keys() & present)
         return self._told()
 
+    def _look(self, namespaces: Iterable[NetworkNamespace], looked_ns: int) -> None:
+        """Of a number that was another's at the last look nobody knows when it changed hands; one
+        that was nobody's then was nobody else's since."""
+        before, self._lives = self._lives, {}
+        for one in namespaces:
+            life = before.get(one.inode)
+            since_ns = self._looked_ns
+            if life is not None:
+                same = not life.workloads.isdisjoint(one.workloads)
+                same |= life.workloads == one.workloads
+                since_ns = life.since_ns if same else looked_ns
+            self._lives[one.inode] = _Life(one.workloads, since_ns)
+        self._looked_ns = looked_ns
+
     def _forget(self, pods: Iterable[LocalPod]) -> None:
         uids = {pod.uid for pod in pods}
         self._seen = {uid: seen for uid, seen in self._seen.items() if uid in uids}
@@ -105,7 +133,9 @@ class LocalEnds:
 
     def _told(self) -> Mapping[str, LocalEnd]:
         return {
-            uid: LocalEnd(tuple(seen.netns), tuple(seen.interfaces))
+            uid: LocalEnd(
+                tuple(seen.netns), tuple(seen.interfaces), max(seen.netns.values(), default=0)
+            )
             for uid, seen in self._seen.items()
             if seen.netns or seen.interfaces
         }

@@ -402,7 +402,9 @@ class Inventory:
 
 
 def _at(endpoint: Endpoint, end: LocalEnd) -> Endpoint:
-    return replace(endpoint, netns=end.netns, interfaces=end.interfaces)
+    return replace(
+        endpoint, netns=end.netns, interfaces=end.interfaces, netns_since_ns=end.since_ns
+    )
 
 
 def _node_of(pod: Endpoint) -> str:

@@ -13,6 +13,8 @@ class LocalEnd:
     """Inodes of its network namespace."""
     interfaces: tuple[int, ...] = ()
     """ifindexes of the node behind which it lives."""
+    since_ns: int = 0
+    """Before, the numbers of its namespaces may have been another's."""
 
 
 @dataclass(frozen=True, slots=True)

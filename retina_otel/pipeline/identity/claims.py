@@ -86,6 +86,8 @@ class Endpoint:
     """ifindexes on the node behind which it lives."""
     netns: Sequence[int] = field(default_factory=tuple)
     """Inodes of its network namespaces."""
+    netns_since_ns: int = 0
+    """Before, these inodes may have been others': the kernel gives a number again at once."""
     valid: Validity = ALWAYS
     """When its single addresses are its own. Networks have no times."""
     aliases: Sequence[str] = ()

@@ -124,7 +124,7 @@ class EndpointTable:
         return self._columns.kinds[rows]
 
     def since(self, rows: _Rows) -> _Times:
-        """`Validity.possible_from` of each row's endpoint: before, it was not there."""
+        """Since when each row's namespaces are its own: before, they may have been another's."""
         return self._columns.since[rows]
 
     def update(self, endpoints: Iterable[Endpoint], *, source: str = "") -> None:

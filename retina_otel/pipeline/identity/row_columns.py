@@ -39,7 +39,7 @@ class RowColumns:
         self.kinds = np.zeros(1, np.int8)
         """`EndpointKind.value`."""
         self.since = np.zeros(1, np.int64)
-        """`Validity.possible_from`."""
+        """When its namespaces were its own: not before it was possibly there."""
         self._local: set[int] = set()
 
     def add(self, row: int, epoch: int, endpoint: Endpoint, *, gone: bool) -> None:
@@ -61,7 +61,7 @@ class RowColumns:
 
     def place(self, row: int, endpoint: Endpoint) -> None:
         """Where or since when the endpoint is may have changed."""
-        self.since[row] = endpoint.valid.possible_from
+        self.since[row] = max(endpoint.valid.possible_from, endpoint.netns_since_ns)
         if endpoint.interfaces or endpoint.netns:
             self._local.add(row)
         else:

@@ -29,8 +29,9 @@ def by_processes(
     pods: Iterable[LocalPod],
     namespaces: Iterable[NetworkNamespace],
     *interfaces: Interface,
+    looked_ns: int = 0,
 ) -> Mapping[str, LocalEnd]:
-    return ends.by_processes(pods, namespaces, [*interfaces, UPLINK])
+    return ends.by_processes(pods, namespaces, [*interfaces, UPLINK], looked_ns)
 
 
 def test_pod_has_the_namespace_of_its_processes_and_the_wires_into_it() -> None:
@@ -79,6 +80,33 @@ def test_inode_that_is_given_again_belongs_to_the_new_pod() -> None:
     assert by_processes(ends, pods, [netns(70, 1, B)], wire(4, 1)) == {
         A: LocalEnd((), (3,)),
         B: LocalEnd((70,), (4,)),
+    }
+
+
+def test_inode_that_is_given_again_tells_nothing_of_before_it_was_seen_to_be_the_new_pods() -> None:
+    ends, pods = LocalEnds(), [LocalPod(A), LocalPod(B), LocalPod(C)]
+    by_processes(ends, pods, [netns(70, 1, A, "sandbox-a")], looked_ns=10)
+    between = by_processes(ends, pods, [netns(70, 1, B)], looked_ns=20)
+    assert between[B] == LocalEnd((70,), (), 20), "in between it was one's, then the other's"
+    later = by_processes(ends, pods, [netns(70, 1, B, "container")], looked_ns=30)
+    assert later[B] == LocalEnd((70,), (), 20), "a container more is no other namespace"
+
+
+def test_inode_that_was_nobodys_at_the_last_look_is_the_pods_since_then() -> None:
+    ends = LocalEnds()
+    by_processes(ends, [LocalPod(A)], [netns(70, 1, A)], looked_ns=10)
+    by_processes(ends, [LocalPod(A)], [], looked_ns=20)
+    assert by_processes(ends, [LocalPod(B)], [netns(70, 1, B)], looked_ns=30) == {
+        B: LocalEnd((70,), (), 20)
+    }
+
+
+def test_namespace_is_the_pods_since_it_was_seen_also_where_the_pod_is_heard_of_later() -> None:
+    ends = LocalEnds()
+    by_processes(ends, [], [netns(60, 1, C)], looked_ns=10)
+    by_processes(ends, [], [netns(70, 1, A)], looked_ns=20)
+    assert by_processes(ends, [LocalPod(A)], [netns(70, 1, A)], looked_ns=30) == {
+        A: LocalEnd((70,), (), 10)
     }
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from retina_otel.agent.clock import SystemClock
 from retina_otel.component import Context
 from retina_otel.extensions.kubernetes.extension import Kubernetes
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
@@ -40,7 +41,7 @@ def test_a_node_that_can_not_tell_namespaces_is_degraded_for_as_long_as_that_las
         KubernetesSettings(node_name="here"),
         Context(
             id="kubernetes",
-            clock=None,  # type: ignore[arg-type]
+            clock=SystemClock(),
             logger=logging.getLogger("kubernetes"),
             ledger=Ledger("kubernetes", "objects"),
             identity=EndpointTable(),

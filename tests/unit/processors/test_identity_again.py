@@ -140,3 +140,14 @@ def test_a_namespace_s_number_that_was_another_s_before_the_pod_tells_nothing_of
     assert in_namespace(world, 499) == ("", How.NOBODY)
     world.table.apply([named(POD, "new", netns=(NETNS,), valid=Validity(400, 600))])
     assert in_namespace(world, 499) == ("new", How.NAMESPACE)
+
+
+def test_a_namespace_s_number_tells_nothing_of_before_it_was_seen_to_be_the_pod_s(
+    world: World,
+) -> None:
+    """The pod was scheduled long before (it waited for its volume), and in the meantime the number
+    was another's."""
+    new = named(POD, "new", netns=(NETNS,), netns_since_ns=700, valid=Validity(400, 600))
+    world.table.apply([new])
+    assert in_namespace(world, 700) == ("new", How.NAMESPACE)
+    assert in_namespace(world, 699) == ("", How.NOBODY)
