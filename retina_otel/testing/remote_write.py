@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 import re
-import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cramjam
 
-STALE = 0x7FF0000000000002
-"""Bits of the value that ends a series."""
+from retina_otel.testing.remote_write_fields import NotRemoteWrite, fields, packed, signed
+from retina_otel.testing.remote_write_histograms import (
+    STALE,
+    NativeHistogram,
+    float_of,
+    read_histogram,
+)
+
 NORMAL_NAN = 0x7FF8000000000001
 TYPES = {1: "counter", 2: "gauge", 3: "histogram"}
 V1, V2 = "0.1.0", "2.0.0"
@@ -28,10 +32,6 @@ CONTENT_TYPES = {
 }
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
-
-
-class NotRemoteWrite(Exception):  # noqa: N818 - what it is about reads better without "Error"
-    """A request that breaks the specification; the text says which rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +50,7 @@ class Sample:
 
     @property
     def value(self) -> float:
-        out: float = struct.unpack("<d", self.bits.to_bytes(8, "little"))[0]
-        return out
+        return float_of(self.bits)
 
     @property
     def stale(self) -> bool:
@@ -64,6 +63,12 @@ class TimeSeries:
     samples: tuple[Sample, ...]
     metadata: Metadata | None
     """Version 2.0's, of each series."""
+    histograms: tuple[NativeHistogram, ...] = ()
+
+    @property
+    def points(self) -> tuple[Sample | NativeHistogram, ...]:
+        """Samples or histograms: no series has both."""
+        return (*self.samples, *self.histograms)
 
     @property
     def name(self) -> str:
@@ -80,6 +85,10 @@ class WriteRequest:
     @property
     def n_samples(self) -> int:
         return sum(len(each.samples) for each in self.series)
+
+    @property
+    def n_histograms(self) -> int:
+        return sum(len(each.histograms) for each in self.series)
 
 
 def decode(headers: Mapping[str, str], body: bytes, *, utf8_names: bool = False) -> WriteRequest:
@@ -116,7 +125,7 @@ def check_order(requests: Sequence[WriteRequest]) -> None:
     last: dict[tuple[tuple[str, str], ...], int] = {}
     for request in requests:
         for series in request.series:
-            for sample in series.samples:
+            for sample in series.points:
                 before = last.get(series.labels)
                 if before is not None and sample.time_ms <= before:
                     raise NotRemoteWrite(f"order: {series.labels} at {sample.time_ms} ms")
@@ -140,21 +149,24 @@ def _check(series: TimeSeries, utf8_names: bool) -> None:
             raise NotRemoteWrite(f"a label name that is none: {name!r}")
     if not utf8_names and not _METRIC_NAME.fullmatch(series.name):
         raise NotRemoteWrite(f"a metric name that is none: {series.name!r}")
-    times = [sample.time_ms for sample in series.samples]
+    if series.samples and series.histograms:
+        raise NotRemoteWrite(f"samples and histograms in one series: {series.labels}")
+    times = [each.time_ms for each in series.points]
     if not times or times != sorted(set(times)):
         raise NotRemoteWrite(f"samples are not in the order of time: {times}")
-    for sample in series.samples:
-        if math.isnan(sample.value) and sample.bits not in (STALE, NORMAL_NAN):
-            raise NotRemoteWrite(f"a NaN that has no meaning: {sample.bits:#x}")
+    for each in series.points:
+        value = each.value if isinstance(each, Sample) else each.sum
+        if math.isnan(value) and each.bits not in (STALE, NORMAL_NAN):
+            raise NotRemoteWrite(f"a NaN that has no meaning: {each.bits:#x}")
 
 
 def _read_1(raw: bytes) -> WriteRequest:
     series, metadata = [], {}
-    for number, value in _fields(raw, {1: bytes, 3: bytes}):
+    for number, value in fields(raw, {1: bytes, 3: bytes}):
         if number == 1:
             series.append(_series_1(value))
         else:
-            told = dict(_fields(value, {1: int, 2: bytes, 4: bytes, 5: bytes}))
+            told = dict(fields(value, {1: int, 2: bytes, 4: bytes, 5: bytes}))
             family = _text(told[2])
             if family in metadata:
                 raise NotRemoteWrite(f"metadata is repeated: {family}")
@@ -165,22 +177,22 @@ def _read_1(raw: bytes) -> WriteRequest:
 def _series_1(raw: bytes) -> TimeSeries:
     labels: list[tuple[str, str]] = []
     samples: list[Sample] = []
-    for number, value in _fields(raw, {1: bytes, 2: bytes}):
+    for number, value in fields(raw, {1: bytes, 2: bytes}):
         if number == 1:
             if samples:
                 raise NotRemoteWrite("labels come after samples")
-            pair = dict(_fields(value, {1: bytes, 2: bytes}))
+            pair = dict(fields(value, {1: bytes, 2: bytes}))
             labels.append((_text(pair.get(1)), _text(pair.get(2))))
         else:
-            told = dict(_fields(value, {1: float, 2: int}))
-            samples.append(Sample(_signed(told.get(2, 0)), told.get(1, 0)))
+            told = dict(fields(value, {1: float, 2: int}))
+            samples.append(Sample(signed(told.get(2, 0)), told.get(1, 0)))
     return TimeSeries(tuple(labels), tuple(samples), None)
 
 
 def _read_2(raw: bytes) -> WriteRequest:
     symbols: list[str] = []
     found: list[bytes] = []
-    for number, value in _fields(raw, {4: bytes, 5: bytes}):
+    for number, value in fields(raw, {4: bytes, 5: bytes}):
         if number == 4:
             symbols.append(_text(value))
         else:
@@ -205,6 +217,7 @@ def _read_2(raw: bytes) -> WriteRequest:
 def _series_2(raw: bytes, symbols: Sequence[str], used: set[int]) -> TimeSeries:
     references: list[int] = []
     samples = []
+    histograms = []
     metadata = None
 
     def symbol(reference: int) -> str:
@@ -213,15 +226,17 @@ def _series_2(raw: bytes, symbols: Sequence[str], used: set[int]) -> TimeSeries:
         used.add(reference)
         return symbols[reference]
 
-    for number, value in _fields(raw, {1: bytes, 2: bytes, 5: bytes}):
+    for number, value in fields(raw, {1: bytes, 2: bytes, 3: bytes, 5: bytes}):
         if number == 1:
-            references += _packed(value)
+            references += packed(value)
+        elif number == 3:
+            histograms.append(read_histogram(value))
         elif number == 2:
-            told = dict(_fields(value, {1: float, 2: int, 3: int}))
-            times = (_signed(told.get(2, 0)), _signed(told.get(3, 0)))
+            told = dict(fields(value, {1: float, 2: int, 3: int}))
+            times = (signed(told.get(2, 0)), signed(told.get(3, 0)))
             samples.append(Sample(times[0], told.get(1, 0), times[1]))
         else:
-            told = dict(_fields(value, {1: int, 3: int, 4: int}))
+            told = dict(fields(value, {1: int, 3: int, 4: int}))
             texts = (symbol(told.get(3, 0)), symbol(told.get(4, 0)))
             metadata = _metadata(told.get(1, 0), *texts)
     if not references or len(references) % 2:
@@ -229,16 +244,20 @@ def _series_2(raw: bytes, symbols: Sequence[str], used: set[int]) -> TimeSeries:
     if metadata is None:
         raise NotRemoteWrite("metadata is missing")
     named = [symbol(reference) for reference in references]
-    if metadata.type in ("counter", "histogram") and not all(each.start_ms for each in samples):
+    starts = [each.start_ms for each in samples] + [each.start_ms for each in histograms]
+    if metadata.type in ("counter", "histogram") and not all(starts):
         raise NotRemoteWrite("start_timestamp is missing of what counts")
+    if histograms and metadata.type != "histogram":
+        raise NotRemoteWrite(f"a histogram of the type {metadata.type}")
     labels = tuple(zip(named[::2], named[1::2], strict=True))
-    return TimeSeries(labels, tuple(samples), metadata)
+    return TimeSeries(labels, tuple(samples), metadata, tuple(histograms))
 
 
 def family_of(series: TimeSeries) -> str:
     """The name under which a series' metadata stands."""
     name = series.name
-    if series.metadata is not None and series.metadata.type == "histogram":
+    classic = not series.histograms
+    if classic and series.metadata is not None and series.metadata.type == "histogram":
         for suffix in ("_bucket", "_count", "_sum"):
             if name.endswith(suffix):
                 return name.removesuffix(suffix)
@@ -256,53 +275,3 @@ def _text(value: bytes | None) -> str:
         return (value or b"").decode()
     except UnicodeDecodeError as error:
         raise NotRemoteWrite(f"a string that is no UTF-8: {error}") from error
-
-
-def _fields(raw: bytes, known: Mapping[int, type]) -> Iterator[tuple[int, Any]]:
-    """Number and value of each field. `known` gives their kinds: int (as it stands in a varint),
-    float (bits of a double), bytes; any other field is a fault."""
-    wire = {int: 0, float: 1, bytes: 2}
-    position = 0
-    while position < len(raw):
-        tag, position = _varint(raw, position)
-        kind = known.get(tag >> 3)
-        if kind is None or wire[kind] != tag & 7:
-            raise NotRemoteWrite(f"field {tag >> 3} of wire type {tag & 7} is not in the message")
-        if kind is int:
-            value, position = _varint(raw, position)
-            yield tag >> 3, value
-            continue
-        size = 8
-        if kind is bytes:
-            size, position = _varint(raw, position)
-        if position + size > len(raw):
-            raise NotRemoteWrite("a field ends beyond its message")
-        chunk = raw[position : position + size]
-        yield tag >> 3, chunk if kind is bytes else int.from_bytes(chunk, "little")
-        position += size
-
-
-def _packed(raw: bytes) -> Iterator[int]:
-    position = 0
-    while position < len(raw):
-        value, position = _varint(raw, position)
-        yield value
-
-
-def _varint(raw: bytes, position: int) -> tuple[int, int]:
-    start, value = position, 0
-    while True:
-        if position >= len(raw) or position - start > 9:
-            raise NotRemoteWrite("a varint that does not end")
-        byte = raw[position]
-        value |= (byte & 0x7F) << 7 * (position - start)
-        position += 1
-        if byte < 0x80:
-            break
-    if byte == 0 and position - start > 1:
-        raise NotRemoteWrite("a varint that is longer than it has to be")
-    return value, position
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value

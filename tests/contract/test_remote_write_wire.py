@@ -23,35 +23,51 @@ from retina_otel.testing.remote_write import V1, V2, TimeSeries, decode_body
 
 RESOURCE = {"service.name": "retina-otel", "k8s.node.name": "node-0"}
 ENCODERS = {V1: remote_write.encoder, V2: remote_write_2.encoder}
-VERSIONS = pytest.mark.parametrize("version", ENCODERS)
+FORMS = pytest.mark.parametrize(("version", "native"), [(V1, False), (V2, False), (V2, True)])
+BOUNDARIES = (-0.5, 0.0, 2.0, 1e6)
 TIMES: dict[str, Any] = {"start_ns": 1_790_000_000_123_456_789, "time_ns": 1_790_000_015 * 10**9}
 
 
-def request(version: str, n: int = 7) -> Request:
-    """n points of each of three metrics, one a histogram, one named as a histogram's sum is."""
-    histogram = Metric("h", Kind.HISTOGRAM, "s", "How long.", scope="a", boundaries=(1.0, 2.0))
+def request(version: str, n: int = 7, *, native: bool = False) -> Request:
+    """n points of each of three metrics, one a histogram, one named as a histogram's sum is. The
+    first of each has ended."""
+    histogram = Metric("h", Kind.HISTOGRAM, "s", "How long.", scope="a", boundaries=BOUNDARIES)
     blocks = [
         point_block(
-            metric, [Point(k, {"pod": f"p{k}"}, buckets=buckets, **TIMES) for k in range(n)]
+            metric,
+            [
+                Point(
+                    k / 2,
+                    {"pod": f"p{k}", "LE": "x", "zz": "y"},
+                    buckets=[k % 3 * each for each in buckets],
+                    no_value=not k,
+                    **TIMES,
+                )
+                for k in range(n)
+            ],
         )
         for metric, buckets in (
             (Metric("m", Kind.COUNTER, "By", "What it is.", scope="a"), ()),
-            (histogram, (1, 2, 3)),
+            (histogram, (0, 2, 1, 200, 0)),
             (Metric("other.sum", Kind.GAUGE, "", "", scope="a"), ()),
         )
     ]
-    (found,) = ENCODERS[version](SeriesOptions(RESOURCE)).requests(blocks, 1 << 20)
+    options = SeriesOptions(RESOURCE, native_histograms=native)
+    (found,) = ENCODERS[version](options).requests(blocks, 1 << 20)
     assert found.n_items == 3 * n
     return found
 
 
 def points(series: tuple[TimeSeries, ...]) -> int:
-    return sum(each.name in ("m_bytes_total", "h_seconds_sum", "other_sum") for each in series)
+    names = ("m_bytes_total", "h_seconds_sum", "h_seconds", "other_sum")
+    return sum(each.name in names for each in series)
 
 
-@VERSIONS
-def test_halves_hold_half_of_the_points_each_in_order_with_their_metadata(version: str) -> None:
-    whole = request(version)
+@FORMS
+def test_halves_hold_half_of_the_points_each_in_order_with_their_metadata(
+    version: str, native: bool
+) -> None:
+    whole = request(version, native=native)
     original = decode_body(whole.body, version)
     waiting = [(whole.body, whole.n_items)]
     found: list[TimeSeries] = []
@@ -83,9 +99,18 @@ def test_a_request_of_version_2_can_be_written_as_one_of_version_1() -> None:
     assert decode_body(rewritten, V1).n_samples == decode_body(second.body, V2).n_samples
 
 
-@VERSIONS
-def test_samples_are_counted(version: str) -> None:
-    assert count_samples(request(version).body) == 7 + 7 * 5 + 7 + 1
+def test_native_histograms_are_buckets_in_version_1() -> None:
+    native = request(V2, native=True)
+    assert decode_body(native.body, V2).n_histograms == 7
+    rewritten = as_version_1(native.body)
+    assert decode_body(rewritten, V1) == decode_body(request(V1).body, V1)
+
+
+@FORMS
+def test_samples_are_counted(version: str, native: bool) -> None:
+    of_a_histogram = 1 if native else len(BOUNDARIES) + 3
+    found = count_samples(request(version, native=native).body)
+    assert found == 7 + 7 * of_a_histogram + 7 + 1
 
 
 def test_zero_points_are_left_out_whole_and_no_bucket_of_another_point() -> None:

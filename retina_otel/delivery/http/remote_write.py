@@ -228,12 +228,12 @@ class RemoteWriteSender:
 
 
 def _written(response: Response) -> int | None:
-    """Samples that the backend says it has written; None if it does not say."""
+    """Samples and histograms that the backend says it has written; None if it does not say."""
     given = [response.header(name) for name in WRITTEN_HEADERS]
     if all(value is None for value in given):
         return None
-    samples = (given[0] or "0").strip()
-    return int(samples) if samples.isascii() and samples.isdigit() else 0
+    numbers = [(value or "0").strip() for value in given[:2]]
+    return sum(int(each) for each in numbers if each.isascii() and each.isdigit())
 
 
 _REMEDIES = {

@@ -230,6 +230,14 @@ class _Index(SetTable):
         self.hashes[number] = np.uint64(total & 2**64 - 1)
 
 
+def bound(value: float) -> str:
+    """What `le` says of a bucket: the shortest text without an exponent, as the Collector writes
+    it."""
+    if np.isinf(value):
+        return "+Inf" if value > 0 else "-Inf"
+    return np.format_float_positional(value, trim="-")
+
+
 def label_of_setting(name: str) -> str:
     """The label name that is meant by a setting; empty if it can't be one."""
     out = label_name(name)

@@ -22,6 +22,7 @@ from retina_otel.encode.prometheus.names import (
     metric_name,
     unit_word,
 )
+from retina_otel.encode.remote_write.histograms import Buckets
 from retina_otel.encode.remote_write.labels import (
     LE,
     NAME,
@@ -30,6 +31,7 @@ from retina_otel.encode.remote_write.labels import (
     Layout,
     NameSets,
     ResourceLabels,
+    bound,
     layout,
 )
 from retina_otel.encode.scopes import scope_identity
@@ -72,6 +74,8 @@ class Samples:
     layout: Layout
     fixed: Mapping[str, str]
     values: npt.NDArray[np.float64]
+    buckets: Buckets | None = None
+    """Of native histograms, whose sums are the values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,8 @@ class SeriesOptions:
     strategy: TranslationStrategy = DEFAULT_STRATEGY
     target_info: bool = True
     """Tell about the resource by a series of its own."""
+    native_histograms: bool = False
+    """One series for a histogram, not one for each bucket. Version 2.0 only."""
 
 
 class SeriesMaker:
@@ -161,7 +167,7 @@ class SeriesMaker:
     def runs(self, family: Family, blocks: list[PointBlock]) -> Iterator[Run]:
         for block in self._unique(blocks):
             step = _SERIES_OF_A_RUN
-            if block.metric.kind is Kind.HISTOGRAM:
+            if block.metric.kind is Kind.HISTOGRAM and not self._options.native_histograms:
                 step = max(1, step // (len(block.metric.boundaries) + 3))
             for low in range(0, len(block.source), step):
                 some = block
@@ -270,7 +276,7 @@ class SeriesMaker:
         """The points as a run; None if attributes of two of their sets are one label."""
         scope = _scope_labels(block.metric.scope)
         samples = []
-        for suffix, le, values in _series_of(block):
+        for suffix, le, values, buckets in _series_of(block, self._options.native_histograms):
             fixed = {**scope, NAME: family.name + suffix, **le}
             place = (held, tuple(fixed))
             if place not in self._layouts:
@@ -279,7 +285,7 @@ class SeriesMaker:
             found = self._layouts[place]
             if found is None:
                 return None
-            samples.append(Samples(found, fixed, values))
+            samples.append(Samples(found, fixed, values, buckets))
         return Run(
             family,
             samples,
@@ -319,18 +325,23 @@ def _shared(
 
 
 def _series_of(
-    block: PointBlock,
-) -> Iterator[tuple[str, dict[str, str], npt.NDArray[np.float64]]]:
-    """Suffix of the name, `le` label and values of each series that a point is."""
-    values = block.values
+    block: PointBlock, native: bool
+) -> Iterator[tuple[str, dict[str, str], npt.NDArray[np.float64], Buckets | None]]:
+    """Suffix of the name, `le` label, values and buckets of each series that a point is."""
+    values, ended = block.values, block.no_value
     if not isinstance(values, Histogram):
-        yield "", {}, _doubles(values, block.no_value)
+        yield "", {}, _doubles(values, ended), None
+        return
+    boundaries = block.metric.boundaries
+    if native:
+        counts = np.where(ended[:, None], 0, values.counts) if ended.any() else values.counts
+        yield "", {}, _doubles(values.sums, ended), Buckets(boundaries, counts)
         return
     counts = np.cumsum(values.counts, axis=1)
-    for place, bound in enumerate((*block.metric.boundaries, np.inf)):
-        yield "_bucket", {LE: _bound(bound)}, _doubles(counts[:, place], block.no_value)
-    yield "_count", {}, _doubles(counts[:, -1], block.no_value)
-    yield "_sum", {}, _doubles(values.sums, block.no_value)
+    for place, upper in enumerate((*boundaries, np.inf)):
+        yield "_bucket", {LE: bound(upper)}, _doubles(counts[:, place], ended), None
+    yield "_count", {}, _doubles(counts[:, -1], ended), None
+    yield "_sum", {}, _doubles(values.sums, ended), None
 
 
 def _doubles(
@@ -344,13 +355,6 @@ def _doubles(
     return out
 
 
-def _bound(bound: float) -> str:
-    """The shortest text without an exponent, as the Collector writes it."""
-    if np.isinf(bound):
-        return "+Inf" if bound > 0 else "-Inf"
-    return np.format_float_positional(bound, trim="-")
-
-
 def _family(metric: Metric, strategy: TranslationStrategy) -> Family:
     name = metric_name(metric.name, metric.unit, metric.kind, strategy)
     unit = "" if metric.unit == "1" else unit_word(metric.unit, metric.kind)
@@ -358,7 +362,8 @@ def _family(metric: Metric, strategy: TranslationStrategy) -> Family:
 
 
 def _sample_names(metric: Metric, family: Family) -> list[str]:
-    """The family's own name first: no other type may have it."""
+    """The family's own name first: no other type may have it. Those of buckets are taken by native
+    histograms too, since a backend of version 1.0 is given buckets."""
     suffixes = ("_bucket", "_count", "_sum") if metric.kind is Kind.HISTOGRAM else ()
     return [family.name, *(family.name + suffix for suffix in suffixes)]
 

@@ -26,6 +26,8 @@ _Objects = npt.NDArray[np.object_]
 
 
 def encoder(options: SeriesOptions) -> RemoteWriteEncoder:
+    if options.native_histograms:
+        raise ValueError("remote write 1.0 has no custom buckets")
     return RemoteWriteEncoder(options, _Format)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from retina_otel.encode import protobuf
+from retina_otel.encode.remote_write import histograms
 from retina_otel.encode.remote_write.labels import Build, Labels, Stretch
 from retina_otel.encode.remote_write.requests import RemoteWriteEncoder
 from retina_otel.encode.remote_write.series import TARGET_INFO, Family, Run, Samples, SeriesOptions
@@ -167,7 +168,14 @@ class _Writer:
         self._looked = _NOTHING
         self._tables: dict[Stretch, tuple[_References, npt.NDArray[np.int32]]] = {}
         bounds = np.full(len(run), _AROUND_SERIES * len(run.samples), np.int64)
+        self._histograms: histograms.Fields | None = None
         for samples in run.samples:
+            if samples.buckets is not None:
+                assert run.start_ms is not None
+                self._histograms = histograms.fields(
+                    samples.buckets, samples.values, run.time_ms, run.start_ms
+                )
+                bounds += self._histograms.sizes
             for stretch in samples.layout:
                 if stretch.fixed:
                     bounds += 2 * len(stretch.fixed) * _WIDEST_REFERENCE
@@ -277,25 +285,37 @@ class _Writer:
                 table, ids = self._tables[stretch]
                 columns.append(table.references[ids[low:high]])
                 references += table.sizes[ids[low:high]]
-        values = samples.values[low:high].view(np.uint8).reshape(n, 8)
-        time_ms = run.time_ms[low:high]
-        sample = 10 + protobuf.varint_widths(time_ms)
-        tail: list[protobuf.Part] = [b"\x12", sample, b"\x09", values, b"\x10", time_ms]
-        if run.start_ms is not None:
-            start_ms = run.start_ms[low:high]
-            sample += 1 + protobuf.varint_widths(start_ms)
-            tail += [b"\x18", start_ms]
         metadata = self._metadata(run.family)
-        tail.append(metadata)
+        tail, tail_size = self._tail(samples, low, high, metadata)
         bodies = 1 + protobuf.varint_widths(references) + references
-        bodies += 1 + protobuf.varint_widths(sample) + sample + len(metadata)
+        bodies += tail_size + len(metadata)
         head: list[protobuf.Part] = [_SERIES_TAG, bodies, _REFERENCES_TAG, references]
         first = columns[0]
         if isinstance(first, bytes):
             head.append(first)
             del columns[0]
-        columns = [protobuf.records(n, head), *columns, protobuf.records(n, tail)]
+        columns = [protobuf.records(n, head), *columns, *tail]
         return columns, int((bodies + protobuf.varint_widths(bodies) + 1).sum())
+
+    def _tail(
+        self, samples: Samples, low: int, high: int, metadata: bytes
+    ) -> tuple[list[_Objects | bytes], _Numbers]:
+        """Sample or histogram of each point with the metadata, and its bytes without them."""
+        run, n = self._run, high - low
+        if self._histograms is not None:
+            found = self._histograms
+            heads, deltas = found.heads[low:high], found.deltas[low:high]
+            return [heads, deltas, found.bounds + metadata], found.sizes[low:high]
+        values = samples.values[low:high].view(np.uint8).reshape(n, 8)
+        time_ms = run.time_ms[low:high]
+        sample = 10 + protobuf.varint_widths(time_ms)
+        parts: list[protobuf.Part] = [b"\x12", sample, b"\x09", values, b"\x10", time_ms]
+        if run.start_ms is not None:
+            start_ms = run.start_ms[low:high]
+            sample += 1 + protobuf.varint_widths(start_ms)
+            parts += [b"\x18", start_ms]
+        parts.append(metadata)
+        return [protobuf.records(n, parts)], 1 + protobuf.varint_widths(sample) + sample
 
     def _metadata(self, family: Family) -> bytes:
         told = b"\x08" + protobuf.varint(family.type)

@@ -6,16 +6,21 @@ series.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from retina_otel.encode import protobuf
+from retina_otel.encode.remote_write.labels import bound
+from retina_otel.encode.remote_write.series import STALE
 
 _SERIES_1, _METADATA_1 = 1, 3
 _SYMBOL_2, _SERIES_2 = 4, 5
 _HISTOGRAM = 3
+"""As a type in metadata, and as the field of a series of version 2.0 for a native one."""
+_STALE = STALE.tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class _Series:
     """Of version 2.0: names and values of labels, then help and unit; empty in 1.0."""
     sample: bytes = b""
     type: int = 0
+    native: bool = False
+    """The sample is a native histogram."""
 
 
 def is_version_2(body: bytes) -> bool:
@@ -37,7 +44,7 @@ def is_version_2(body: bytes) -> bool:
 
 
 def count_samples(body: bytes) -> int:
-    """Samples in a request: one in each of its series."""
+    """Samples and native histograms in a request: one in each of its series."""
     wanted = _SERIES_2 if is_version_2(body) else _SERIES_1
     return sum(number == wanted for number, _, _ in _fields(body))
 
@@ -78,20 +85,20 @@ def without_zero_points(body: bytes) -> tuple[bytes, int] | None:
 
 
 def as_version_1(body: bytes) -> bytes:
-    """A request of version 2.0 as one of 1.0: the same labels, values, times and metadata."""
+    """A request of version 2.0 as one of 1.0: the same labels, values, times and metadata. 1.0 has
+    no custom buckets, so a native histogram becomes series of buckets, count and sum."""
     symbols, series, _ = _parsed(body)
-    out = []
+    out: list[bytes] = []
     metadata: dict[bytes, bytes] = {}
     for each in series:
         *labels, help_text, unit = (symbols[reference] for reference in each.references)
-        pairs = zip(labels[::2], labels[1::2], strict=True)
-        text = b"".join(
-            protobuf.delimited(1, protobuf.delimited(1, name) + protobuf.delimited(2, value))
-            for name, value in pairs
-        )
-        sample = b"".join(field for number, _, field in _fields(each.sample) if number < 3)
-        out.append(protobuf.delimited(_SERIES_1, text + protobuf.delimited(2, sample)))
-        family = _family(each.name, each.type)
+        pairs = list(zip(labels[::2], labels[1::2], strict=True))
+        if each.native:
+            out += _classic(each, dict(pairs))
+        else:
+            sample = b"".join(field for number, _, field in _fields(each.sample) if number < 3)
+            out.append(_series_of_1(pairs, sample))
+        family = each.name if each.native else _family(each.name, each.type)
         if family not in metadata:
             told = b"\x08" + protobuf.varint(each.type) + protobuf.delimited(2, family)
             told += protobuf.delimited(4, help_text) if help_text else b""
@@ -100,8 +107,40 @@ def as_version_1(body: bytes) -> bytes:
     return b"".join([*out, *metadata.values()])
 
 
+def _series_of_1(pairs: Iterable[tuple[bytes, bytes]], sample: bytes) -> bytes:
+    text = b"".join(
+        protobuf.delimited(1, protobuf.delimited(1, name) + protobuf.delimited(2, value))
+        for name, value in pairs
+    )
+    return protobuf.delimited(_SERIES_1, text + protobuf.delimited(2, sample))
+
+
+def _classic(series: _Series, labels: Mapping[bytes, bytes]) -> Iterator[bytes]:
+    """The series of version 1.0 that a native histogram is."""
+    found = {number: (payload, whole) for number, payload, whole in _fields(series.sample)}
+    boundaries = np.frombuffer(found[16][0] if 16 in found else b"", "<f8").tolist()
+    counts = np.zeros(len(boundaries) + 1, np.int64)
+    if 11 in found:
+        low, length = (_varint(whole, 1)[0] for _, _, whole in _fields(found[11][0]))
+        deltas = (value >> 1 ^ -(value & 1) for value in _packed(found[12][0]))
+        counts[low // 2 : low // 2 + length] = list(itertools.accumulate(deltas))
+    total = found[3][1][1:]
+    time = b"\x10" + found[15][1][1:]
+    below = np.cumsum(counts).astype("<f8")
+    told = [
+        (b"_bucket", {b"le": bound(upper).encode()}, count.tobytes())
+        for upper, count in zip((*boundaries, np.inf), below, strict=True)
+    ]
+    told += [(b"_count", {}, below[-1].tobytes()), (b"_sum", {}, total)]
+    for suffix, le, value in told:
+        pairs = {**labels, **le, b"__name__": series.name + suffix}
+        sample = b"\x09" + (total if total == _STALE else value) + time
+        yield _series_of_1(sorted(pairs.items()), sample)
+
+
 def _ends_of_points(series: Sequence[_Series]) -> Iterator[int]:
-    """Where each point's last series is: a histogram's is its sum. `target_info` is no point."""
+    """Where each point's last series is: that of a histogram with buckets is its sum.
+    `target_info` is no point."""
     in_histogram = False
     for place, each in enumerate(series):
         if each.has_le:
@@ -155,22 +194,19 @@ def _label(payload: bytes) -> tuple[bytes, bytes]:
 
 def _series_2(payload: bytes, field: bytes, symbols: Sequence[bytes]) -> _Series:
     references: list[int] = []
-    sample = b""
+    sample, native = b"", False
     told = {1: 0, 3: 0, 4: 0}
     for number, inner, _ in _fields(payload):
         if number == 1:
-            position = 0
-            while position < len(inner):
-                reference, position = _varint(inner, position)
-                references.append(reference)
-        elif number == 2:
-            sample = inner
+            references += _packed(inner)
+        elif number in (2, _HISTOGRAM):
+            sample, native = inner, number == _HISTOGRAM
         else:
             told |= {each: _varint(whole, 1)[0] for each, _, whole in _fields(inner)}
     labels = {symbols[references[at]]: references[at + 1] for at in range(0, len(references), 2)}
     name = symbols[labels[b"__name__"]]
     references += [told[3], told[4]]
-    return _Series(name, b"le" in labels, field, references, sample, told[1])
+    return _Series(name, b"le" in labels, field, references, sample, told[1], native)
 
 
 def _request_1(series: Sequence[_Series], metadata: dict[bytes, bytes]) -> bytes:
@@ -192,7 +228,8 @@ def _request_2(symbols: Sequence[bytes], series: Sequence[_Series]) -> bytes:
         told += b"\x18" + protobuf.varint(help_text) if help_text else b""
         told += b"\x20" + protobuf.varint(unit) if unit else b""
         text = protobuf.delimited(1, protobuf.varints(np.array(labels, np.int64)))
-        text += protobuf.delimited(2, each.sample) + protobuf.delimited(5, told)
+        text += protobuf.delimited(_HISTOGRAM if each.native else 2, each.sample)
+        text += protobuf.delimited(5, told)
         out.append(protobuf.delimited(_SERIES_2, text))
     return b"".join([*(protobuf.delimited(_SYMBOL_2, symbols[old]) for old in new), *out])
 
@@ -213,6 +250,13 @@ def _fields(message: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         else:
             _, position = _varint(message, position)
         yield tag >> 3, payload, message[start:position]
+
+
+def _packed(payload: bytes) -> Iterator[int]:
+    position = 0
+    while position < len(payload):
+        value, position = _varint(payload, position)
+        yield value
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
