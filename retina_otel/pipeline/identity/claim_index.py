@@ -44,6 +44,10 @@ _NOT_WORLD_NETWORKS = (
     "ff00::/8",
 )
 
+_V4_BITS_BELOW = 16
+_V6_BITS_BELOW = 80
+"""Pods have their addresses near each other: in one /16 of IPv4, in one /48 of IPv6."""
+
 _NO_NUMBERS: tuple[Sequence[int], ...] = ((), (), ())
 
 _Words = npt.NDArray[np.uint64]
@@ -77,6 +81,8 @@ class ClaimIndex:
         self._netns = Timelines()
         self._node_ports = Timelines()
         self._addresses = AddressIndex()
+        self._near_pods: set[int] = set()
+        self._sorted_near_pods = np.zeros(0, np.uint64)
         self._networked: set[int] = set()
         self._networks_changed = False
 
@@ -101,13 +107,25 @@ class ClaimIndex:
             self._networks_changed = False
         return self._addresses.find(hi, lo, first_ns, last_ns)
 
+    def near_pods(self, hi: _Words, lo: _Words) -> npt.NDArray[np.bool_]:
+        """Whether each address is where pods have theirs, or had them."""
+        if len(self._sorted_near_pods) != len(self._near_pods):
+            self._sorted_near_pods = np.array(sorted(self._near_pods), np.uint64)
+        v4 = (hi == 0) & ((lo >> np.uint64(32)) == np.uint64(0xFFFF))
+        near = np.where(v4, lo >> np.uint64(_V4_BITS_BELOW), hi >> np.uint64(_V6_BITS_BELOW - 64))
+        return np.isin(near, self._sorted_near_pods)
+
     def claim_addresses(self, number: int) -> None:
         """What a row says is its own; also after its times, or whether it is gone, have changed."""
         row = self._rows[number]
+        is_pod = row.endpoint.kind is EndpointKind.POD
         for network in row.networks:
             if network.prefix == ADDRESS_BITS:
                 timelines = self._addresses.timelines(network)
                 self._claim(timelines, network.base, number, self._timeline)
+                if is_pod:
+                    bits = _V4_BITS_BELOW if network.v4 else _V6_BITS_BELOW
+                    self._near_pods.add(network.base >> bits)
             else:
                 self._networked.add(number)
                 self._networks_changed = True

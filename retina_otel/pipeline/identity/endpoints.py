@@ -198,6 +198,14 @@ class EndpointTable:
         with self._turns:
             return self._claims.addresses(hi, lo, first_ns, last_ns)
 
+    def near_pods(
+        self, hi: npt.NDArray[np.uint64], lo: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
+        """Whether each address is where pods have theirs: one of which nobody has heard may have
+        it."""
+        with self._turns:
+            return self._claims.near_pods(hi, lo)
+
     def resolve_node_port(
         self, protocol: npt.NDArray[np.uint8], port: npt.NDArray[np.uint16]
     ) -> _Rows:

@@ -30,7 +30,11 @@ _BY_ADDRESS = np.isin(list(How), [How.ADDRESS, How.BACKEND, How.AMBIGUOUS])
 _LONGEST_WINDOW = 8
 """How many times as long as others a window may be."""
 _MOVING = np.isin([kind.value for kind in EndpointKind], [_UNKNOWN_KIND, EndpointKind.POD.value])
-"""By `EndpointKind`. Nodes, services and networks do not change their addresses within seconds."""
+"""By `EndpointKind`. Nodes and services do not change their addresses within seconds."""
+_AROUND = np.isin(
+    [kind.value for kind in EndpointKind], [EndpointKind.CIDR.value, EndpointKind.WORLD.value]
+)
+"""Of these is an address that nobody has: near those of pods it may be a new pod's."""
 
 
 def lives_here(ends: RawEnds) -> _Mask:
@@ -165,7 +169,12 @@ class LateIdentity(Generic[AnyBatch]):
         if ends is None or rows is None or how is None:
             return np.zeros(len(batch), np.bool_)
         assert self._endpoints is not None
-        by_address: _Mask = _BY_ADDRESS[how] & _MOVING[self._endpoints.kinds(rows)]
+        kinds = self._endpoints.kinds(rows)
+        by_address: _Mask = _BY_ADDRESS[how] & _MOVING[kinds]
+        around = np.flatnonzero(_BY_ADDRESS[how] & _AROUND[kinds])
+        if around.size:
+            hi, lo = _asked_for(ends, how == How.BACKEND)
+            by_address[around] = self._endpoints.near_pods(hi[around], lo[around])
         by_address |= (how == How.NOBODY) & ~lives_here(ends)
         return by_address
 
@@ -182,6 +191,13 @@ class LateIdentity(Generic[AnyBatch]):
                 wrong &= how != How.AMBIGUOUS
                 changes[f"{end}_how"] = np.where(wrong, np.uint8(How.UNKNOWN), how)
         return replace(batch, **changes)
+
+
+def _asked_for(ends: RawEnds, behind: _Mask) -> tuple[npt.NDArray[np.uint64], ...]:
+    """The address by which each end is known: its own, or that behind it."""
+    if ends.behind_hi is None or ends.behind_lo is None:
+        return ends.hi, ends.lo
+    return np.where(behind, ends.behind_hi, ends.hi), np.where(behind, ends.behind_lo, ends.lo)
 
 
 def _waits(batch: MetricBatch | EventBatch) -> bool:

@@ -193,6 +193,18 @@ def test_a_row_is_given_to_another_only_after_time_and_ticks() -> None:
     assert behind(table, 7, 8, 9) == ["unknown", "second", "third"]
 
 
+def test_near_pods_is_what_may_be_a_pods_of_whom_nobody_has_heard() -> None:
+    table = EndpointTable()
+    node = Endpoint(EndpointKind.NODE, "node-1", {}, ("10.2.0.1",))
+    office = Endpoint(EndpointKind.CIDR, "office", {}, ("10.0.0.0/8",))
+    table.update([node, office, pod("web", "10.1.2.3", "2001:db8:7::1")])
+    asked = ("10.1.9.9", "10.2.0.2", "2001:db8:7:ffff::1", "2001:db8:8::1", "8.8.8.8", "::")
+    bases = [parse(text).base for text in asked]
+    hi = np.array([base >> 64 for base in bases], np.uint64)
+    lo = np.array([base & (1 << 64) - 1 for base in bases], np.uint64)
+    assert table.near_pods(hi, lo).tolist() == [True, False, True, False, False, False]
+
+
 def test_by_address_a_node_goes_before_a_pod_on_its_network() -> None:
     table = EndpointTable()
     node = Endpoint(EndpointKind.NODE, "node-1", {}, ("10.0.0.1",))

@@ -112,12 +112,26 @@ def rows(pods: list[Pod], start: int, end: int) -> MetricBatch | None:
 
 @pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("late", [0, LATE])
-def test_nothing_is_credited_to_a_pod_that_did_not_have_the_address(seed: int, late: int) -> None:
+@pytest.mark.parametrize("around", [None, EndpointKind.CIDR, EndpointKind.WORLD])
+def test_nothing_is_credited_to_who_did_not_have_the_address(
+    seed: int, late: int, around: EndpointKind | None
+) -> None:
+    """`around`: what the addresses of pods would be if they were nobody's."""
     rng = random.Random(seed)
     pods = story(rng)
     table = EndpointTable()
     table.settle_after_ns = LATE
-    table.apply([Endpoint(EndpointKind.POD, "me", {"k8s.pod.name": "me"}, interfaces=(LOCAL,))])
+    me = Endpoint(
+        EndpointKind.POD,
+        "me",
+        {"k8s.pod.name": "me"},
+        ("10.0.0.9", "fd00::9"),
+        interfaces=(LOCAL,),
+    )
+    table.apply([me])
+    if around is not None:
+        said = {"cidr": "office", "k8s.resource.type": around.name.lower()}
+        table.apply([Endpoint(around, "around", said, ("10.0.0.0/8", "fd00::/8"))])
     processor = IdentityProcessor(
         IdentitySettings(),
         Context(
@@ -163,7 +177,8 @@ def test_nothing_is_credited_to_a_pod_that_did_not_have_the_address(seed: int, l
         for place, value in enumerate(np.asarray(block.values).tolist()):
             whose = dict(block.sets.get(int(block.destination[place])))
             truth = dict(block.sets.get(int(block.own[place])))
-            name = str(whose.get("destination.k8s.pod.name", "unknown"))
+            told = ("destination.k8s.pod.name", "destination.cidr", "destination.k8s.resource.type")
+            name = next((str(whose[one]) for one in told if one in whose), "unknown")
             credited[str(truth["truth"]), name] += value
     assert [pair for pair in credited if pair[1] not in (pair[0], "unknown")] == []
     assert sum(credited.values()) == sent
