@@ -111,6 +111,12 @@ class PrometheusRemoteWriteSettings(Settings):
     `UnderscoreEscapingWithoutSuffixes`, and with protocol 2.0 `NoUTF8EscapingWithSuffixes` and
     `NoTranslation`."""
 
+    native_histograms: bool = False
+    """Send a histogram as one series, a native histogram with custom buckets, as Prometheus stores
+    what comes by OTLP with `convert_histograms_to_nhcb`; not as one series for each bucket. Needs
+    protocol 2.0 and a backend that takes them, as Prometheus 3.9. A backend that knows 1.0 only is
+    given series of buckets."""
+
     max_request_bytes: ByteSize = Field(default="2MiB", validate_default=True, ge=4096)
     """Largest request before compression (snappy: to about an eighth); an export is cut into as
     many as it needs. Halved, and kept, when the backend answers 413."""
@@ -141,6 +147,11 @@ class PrometheusRemoteWriteSettings(Settings):
         if self.protocol is Protocol.V1 and not self.translation_strategy.escapes:
             raise ValueError(
                 f"{self.translation_strategy.value} needs protocol 2.0: 1.0 has no names in UTF-8"
+            )
+        if self.protocol is Protocol.V1 and self.native_histograms:
+            raise ValueError(
+                "native_histograms needs protocol 2.0: 1.0 has no custom buckets; set protocol to "
+                "'2.0', or leave native_histograms out"
             )
         if any(name.lower() == "authorization" for name in self.headers) and (
             self.auth != AuthSettings()
@@ -203,6 +214,7 @@ class PrometheusRemoteWriteExporter:
             },
             strategy=settings.translation_strategy,
             target_info=settings.target_info and shard == 0,
+            native_histograms=settings.native_histograms,
         )
         key = (
             "remote_write",
@@ -211,6 +223,7 @@ class PrometheusRemoteWriteExporter:
             tuple(sorted(options.external_labels.items())),
             options.strategy,
             options.target_info,
+            options.native_histograms,
         )
         escapes = settings.translation_strategy.escapes
         return MetricsRoute(
