@@ -102,7 +102,8 @@ class _Handler(BaseHTTPRequestHandler):
         if message.version == V2 and taken:
             written = message.n_samples - reply.not_written
             self.send_header("X-Prometheus-Remote-Write-Samples-Written", str(written))
-            self.send_header("X-Prometheus-Remote-Write-Histograms-Written", "0")
+            histograms = str(message.n_histograms)
+            self.send_header("X-Prometheus-Remote-Write-Histograms-Written", histograms)
             self.send_header("X-Prometheus-Remote-Write-Exemplars-Written", "0")
         if reply.retry_after_s is not None:
             self.send_header("Retry-After", f"{reply.retry_after_s:.0f}")

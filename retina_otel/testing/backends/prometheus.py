@@ -35,6 +35,8 @@ class Series:
     labels: Labels
     times_ms: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    histograms: dict[int, dict[str, Any]] = field(default_factory=dict)
+    """Native ones by time in ms: count, sum and buckets as its API tells them."""
 
     @property
     def name(self) -> str:
@@ -103,6 +105,7 @@ class Prometheus(Backend):
                 each["metric"],
                 [round(time * 1000) for time, _ in each.get("values", ())],
                 [float(value) for _, value in each.get("values", ())],
+                {round(time * 1000): told for time, told in each.get("histograms", ())},
             )
             for each in found
         ]
