@@ -17,6 +17,10 @@ def _network(text: str) -> str:
     return str(ipaddress.ip_network(text, strict=False))
 
 
+MOST_SETTLE_S = 60.0
+"""What waits carries row numbers, and its addresses are asked about: the EndpointTable remembers
+both for 120 s, in which the last word of a pod may be as late as this too."""
+
 Network = Annotated[str, AfterValidator(_network)]
 
 
@@ -79,7 +83,7 @@ class KubernetesSettings(Settings):
     """Networks by name: what is in one, and is nothing better known, has the attribute `cidr`."""
     settle: Duration = Field(default="5s", validate_default=True)
     """How late it may become known who has an address. In `remote`, what was counted lately waits
-    so long before it is credited to whoever had its address."""
+    so long before it is credited to whoever had its address. At most 1m."""
     observe_annotated: bool = False
     """Only pods are observed that have the annotation `retina.sh: observe`, or whose namespace has
     it (Retina's enableAnnotations), and those that a MetricsConfiguration names."""
@@ -93,6 +97,12 @@ class KubernetesSettings(Settings):
                 raise ValueError("leave pods_from out: only `context: remote` asks for other nodes")
             if self.service is not None:
                 raise ValueError("leave pods_from out: the identity service tells of all pods")
+        return self
+
+    @model_validator(mode="after")
+    def _settles_in_time(self) -> KubernetesSettings:
+        if self.settle > MOST_SETTLE_S:
+            raise ValueError("settle must be at most 1m: who had an address is forgotten after 2m")
         return self
 
     @model_validator(mode="after")
