@@ -22,6 +22,7 @@ class Metrics:
     RETINA_COMPONENT_STATUS = "retina.component.status"
     RETINA_CONFIG_RELOADS = "retina.config.reloads"
     RETINA_COVERAGE = "retina.coverage"
+    RETINA_COVERAGE_PACKETS = "retina.coverage_packets"
     RETINA_DROP_IO = "retina.drop.io"
     RETINA_DROP_PACKETS = "retina.drop.packets"
     RETINA_EXPORTER_REQUEST_IO = "retina.exporter.request.io"

@@ -151,7 +151,7 @@ class Graph:
         self._routes = routes
         self._fed = fed
         for route in routes.values():
-            self._board.keep_ledger(f"pipeline/{route.names[0]}", route.pipeline.ledger)
+            self._board.keep_ledger(f"pipeline/{route.name}", route.pipeline.ledger)
         self._set_up_telemetry(metrics.enabled, metrics.interval)
         self._start(wanted, created, strict=strict)
         self._readers.keep(self._exporters, self._fed, self._routes)

@@ -55,7 +55,11 @@ LEDGER_UNIT = Attribute(
     examples=("packets", "events", "points"),
 )
 PIPELINE_NAME = Attribute(
-    f"{PREFIX}pipeline.name", "string", "The pipeline.", examples=("metrics", "logs/drops")
+    f"{PREFIX}pipeline.name",
+    "string",
+    "The pipeline. Several that have the same receivers, processors and attributes are one, and "
+    "told once, by the name of one of them.",
+    examples=("metrics", "logs/drops"),
 )
 METRIC_NAME = Attribute(
     f"{PREFIX}metric.name",
@@ -172,6 +176,14 @@ COVERAGE = Metric(
     scope=SCOPE,
     integer=False,
 )
+COVERAGE_PACKETS = Metric(
+    f"{PREFIX}coverage_packets",
+    Kind.GAUGE,
+    "{packet}",
+    "Packets of the interface's own that its coverage rests on: since the agent looks at it.",
+    attributes=(LEDGER_NAME, NETWORK_INTERFACE_NAME),
+    scope=SCOPE,
+)
 COMPONENT_STATUS = Metric(
     f"{PREFIX}component.status",
     Kind.UPDOWN,
@@ -202,7 +214,7 @@ PIPELINE_SERIES = Metric(
     f"{PREFIX}pipeline.series",
     Kind.UPDOWN,
     "{series}",
-    "Live series.",
+    "Live series, each counted once: their sum is what the agent holds.",
     attributes=(PIPELINE_NAME,),
     scope=SCOPE,
 )
@@ -261,6 +273,7 @@ OWN_METRICS: tuple[Metric, ...] = (
     EXPORTER_REQUEST_IO,
     EXPORTER_OPERATION_DURATION,
     COVERAGE,
+    COVERAGE_PACKETS,
     COMPONENT_STATUS,
     COMPONENT_FAILURES,
     COLLECTION_DURATION,

@@ -10,9 +10,11 @@ from retina_otel.agent.receiving import describe
 from retina_otel.agent.status import StatusBoard
 from retina_otel.component import ComponentKind, Processor, State
 from retina_otel.model.batches import EventBatch, MetricBatch
+from retina_otel.pipeline.ledger import Ledger
 
 UNIT = "rows"
 """Of the ledgers of processors."""
+_FAILED = "processor_failed"
 
 Batch = TypeVar("Batch", MetricBatch, EventBatch)
 
@@ -27,6 +29,7 @@ class Processors:
     def put(self, id_: str, processor: Processor) -> None:
         """It takes the place of the one that had this id."""
         self._running[id_] = processor
+        self._ledger(id_).may_lose(_FAILED)
 
     def keep(self, ids: Collection[str]) -> None:
         """Forgets all others."""
@@ -50,9 +53,11 @@ class Processors:
         except Exception as error:
             key = (ComponentKind.PROCESSOR, id_)
             self._board.set(key, State.DEGRADED, describe(error), failed=True)
-            ledger = self._board.ledger(f"{ComponentKind.PROCESSOR.value}/{id_}", UNIT)
-            ledger.add(seen=len(batch), lost={"processor_failed": len(batch)})
+            self._ledger(id_).add(seen=len(batch), lost={_FAILED: len(batch)})
             return None
+
+    def _ledger(self, id_: str) -> Ledger:
+        return self._board.ledger(f"{ComponentKind.PROCESSOR.value}/{id_}", UNIT)
 
 
 class NamedProcessor:

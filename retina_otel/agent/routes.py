@@ -73,6 +73,13 @@ class Route:
     """What makes Retina's metrics, where the route reports those."""
 
     @property
+    def name(self) -> str:
+        """What it is told by: one of its names, and the same as long as the configuration has
+        that one, whichever others come and go."""
+        made = self.pipeline.name
+        return made if made in self.names else self.names[0]
+
+    @property
     def end(self) -> Accumulator | EventBuffer:
         """Who makes the readers."""
         if isinstance(self.pipeline, MetricsPipeline):
@@ -222,29 +229,27 @@ def push(routes: Sequence[Route], receiver: str, collected: Collected) -> None:
 
 
 def series(routes: Sequence[Route]) -> dict[str, int]:
-    """Live series by pipeline."""
+    """Live series by pipeline; of several that are one, once."""
     return {
-        name: route.pipeline.accumulator.n_live
+        route.name: route.pipeline.accumulator.n_live
         for route in routes
         if isinstance(route.pipeline, MetricsPipeline)
-        for name in route.names
     }
 
 
 def folding(routes: Sequence[Route]) -> dict[str, Folding]:
-    """What found no room, by pipeline."""
+    """What found no room, by pipeline; of several that are one, once."""
     return {
-        name: route.pipeline.accumulator.folding
+        route.name: route.pipeline.accumulator.folding
         for route in routes
         if isinstance(route.pipeline, MetricsPipeline)
-        for name in route.names
     }
 
 
 def cardinality(routes: Sequence[Route]) -> dict[str, tuple[MetricCardinality, ...]]:
-    """What the attributes of each metric cost, by pipeline; of one that has several names, once."""
+    """What the attributes of each metric cost, by pipeline; of several that are one, once."""
     return {
-        route.names[0]: route.pipeline.accumulator.cardinality()
+        route.name: route.pipeline.accumulator.cardinality()
         for route in routes
         if isinstance(route.pipeline, MetricsPipeline)
     }

@@ -128,7 +128,7 @@ class StatusBoard:
         return {
             name: report
             for name, report in reports.items()
-            # Every component has a ledger, but few extensions and processors keep books.
+            # Every component has a ledger, but few extensions keep books.
             if name.startswith(("receiver/", "exporter/", "pipeline/")) or _kept(report)
         }
 
@@ -171,4 +171,4 @@ def _works(status: ComponentStatus) -> bool:
 
 
 def _kept(report: LedgerReport) -> bool:
-    return bool(report.seen or report.not_ours or report.lost or report.beside)
+    return bool(report.seen or report.not_ours or report.lost or report.beside or report.may_lose)

@@ -32,7 +32,7 @@ from retina_otel.model import batches
 from retina_otel.model.attributes import ERROR_TYPE, K8S_NAMESPACE_NAME, NETWORK_INTERFACE_NAME
 from retina_otel.model.batches import AttributeValue, Column, MetricBatch, Window
 from retina_otel.model.signals import SCHEMA_URL, Kind, Metric
-from retina_otel.pipeline.ledger import ExportCounts
+from retina_otel.pipeline.ledger import ExportCounts, LedgerReport
 from retina_otel.pipeline.series.folding import FoldedOf
 
 _CONVENTIONAL = {"prometheus": "prometheus_http_text"}
@@ -78,6 +78,7 @@ class OwnTelemetry:
         self._observe(own.EXPORTER_REQUESTS, self._requests)
         self._observe(own.EXPORTER_REQUEST_IO, self._request_io)
         self._observe(own.COVERAGE, self._coverage)
+        self._observe(own.COVERAGE_PACKETS, self._coverage_packets)
         self._observe(own.COMPONENT_STATUS, self._component_states)
         self._observe(own.COMPONENT_FAILURES, self._component_failures)
         self._observe(own.PIPELINE_SERIES, self._pipeline_series)
@@ -159,7 +160,10 @@ class OwnTelemetry:
                 yield Observation(
                     getattr(report, account), {**base, own.LEDGER_ACCOUNT.name: account}
                 )
-            for account, reasons in (("not_ours", report.not_ours), ("lost", report.lost)):
+            # What may be lost is told from 0 on: a scrape knows no start, and takes the first value
+            # of a series for no increase.
+            lost = dict.fromkeys(report.may_lose, 0) | dict(report.lost)
+            for account, reasons in (("not_ours", report.not_ours), ("lost", lost)):
                 for reason, count in reasons.items():
                     yield Observation(
                         count,
@@ -204,7 +208,8 @@ class OwnTelemetry:
     def _exported(self, wanted: str) -> Iterator[Observation]:
         for unit, exporter, counts in self._exports():
             if unit == wanted:
-                yield from _by_error_type(counts.exported, counts.failed, exporter)
+                failed = dict.fromkeys(counts.may_fail, 0) | dict(counts.failed)
+                yield from _by_error_type(counts.exported, failed, exporter)
 
     def _requests(self) -> Iterator[Observation]:
         for _, exporter, counts in self._exports():
@@ -216,12 +221,22 @@ class OwnTelemetry:
             yield Observation(counts.request_bytes, exporter)
 
     def _coverage(self) -> Iterator[Observation]:
-        for name, report in self._board.ledgers().items():
+        for name, report in self._reports_of_running():
             for interface, ratio in report.coverage.items():
-                yield Observation(
-                    ratio,
-                    {own.LEDGER_NAME.name: name, NETWORK_INTERFACE_NAME.name: interface},
-                )
+                yield Observation(ratio, _at_interface(name, interface))
+
+    def _coverage_packets(self) -> Iterator[Observation]:
+        for name, report in self._reports_of_running():
+            for interface, packets in report.compared.items():
+                yield Observation(packets, _at_interface(name, interface))
+
+    def _reports_of_running(self) -> Iterator[tuple[str, LedgerReport]]:
+        """The ledger of a component that a reload has taken away stays, but what it compared is
+        no longer so."""
+        running = {f"{one.kind.value}/{one.id}" for one in self._board.components()}
+        for name, report in self._board.ledgers().items():
+            if name in running:
+                yield name, report
 
     def _component_states(self) -> Iterator[Observation]:
         for status in self._board.components():
@@ -295,6 +310,10 @@ def _exporter(id_: str, unit: str) -> dict[str, str]:
         own.OTEL_COMPONENT_NAME.name: id_,
         own.OTEL_COMPONENT_TYPE.name: f"{type_}_{_SIGNALS[unit]}_exporter",
     }
+
+
+def _at_interface(ledger: str, interface: str) -> dict[str, str]:
+    return {own.LEDGER_NAME.name: ledger, NETWORK_INTERFACE_NAME.name: interface}
 
 
 def _folded(pipeline: str, key: FoldedOf) -> dict[str, str]:

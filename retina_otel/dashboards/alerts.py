@@ -25,6 +25,12 @@ _DIRECTION = Label.of(signals.NETWORK_INTERFACE_DIRECTION)
 _FLAG = Label.of(signals.TCP_FLAG)
 
 
+_ENOUGH_PACKETS = 10_000
+"""That a coverage must rest on. The agent's counters and the interface's are read one after the
+other, and attached one after the other: some packets fall between. One in a hundred is then a
+hundred packets at least, which are not those."""
+
+
 @dataclass(frozen=True, slots=True)
 class Alert:
     """One rule. `lasting` is how long the expression must hold, in Prometheus' form."""
@@ -126,12 +132,13 @@ def _about_agents(q: PromQL) -> tuple[Alert, ...]:
         ),
         Alert(
             "RetinaOtelCoverageLow",
-            f"{q.series(own.COVERAGE)} < 0.99",
+            f"{q.series(own.COVERAGE)} < 0.99 "
+            f"and {q.series(own.COVERAGE_PACKETS)} >= {_ENOUGH_PACKETS}",
             "10m",
             "warning",
             f"Traffic at {value(_INTERFACE)} on {node} bypasses the agent",
-            "The interface counted more than the agent saw there. Some CNIs redirect packets past "
-            "the hooks of the host's side.",
+            f"The interface counted more than the agent saw there, of at least {_ENOUGH_PACKETS} "
+            "packets. Some CNIs redirect packets past the hooks of the host's side.",
         ),
         Alert(
             "RetinaOtelExporterBlocked",

@@ -36,7 +36,7 @@ def dashboard(strategy: TranslationStrategy = DEFAULT_STRATEGY) -> dict[str, Any
 
 
 def _variables(promql: PromQL) -> list[dict[str, Any]]:
-    flows = promql.series(signals.FLOW_IO)
+    flows = promql.by_any_name(signals.FLOW_IO)
     namespace = Label.source(signals.K8S_NAMESPACE_NAME)
     return [
         {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"},

@@ -16,6 +16,7 @@ from retina_otel.encode.prometheus.names import (
     label_name,
     metric_name,
 )
+from retina_otel.model.preview import METRICS
 from retina_otel.model.signals import END_ATTRIBUTES, Attribute, Ends, Metric
 
 _CLASSIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -57,11 +58,22 @@ class PromQL:
 
     def series(self, metric: Metric, *matches: Match) -> str:
         """A selector of the metric's samples. Raises ValueError for a label that it has not."""
+        return self._selector(metric.name, metric, matches)
+
+    def by_any_name(self, metric: Metric) -> str:
+        """As `series`, also of what an agent with `semconv_preview` calls by the draft's name."""
+        names = [self._name(name, metric) for name in _names(metric)]
+        return f'{{__name__=~"{"|".join(names)}"}}'
+
+    def _name(self, name: str, metric: Metric) -> str:
+        return metric_name(name, metric.unit, metric.kind, self._strategy)
+
+    def _selector(self, name: str, metric: Metric, matches: Iterable[Match]) -> str:
         known = labels_of(metric)
         for match in matches:
             if match.label.key not in known and match.label not in RESOURCE_LABELS:
                 raise ValueError(f"{metric.name} has no attribute {match.label.key}")
-        name = metric_name(metric.name, metric.unit, metric.kind, self._strategy)
+        name = self._name(name, metric)
         conditions = [f'{self.label(m.label)}{m.operator}"{m.value}"' for m in matches]
         if _CLASSIC_NAME.fullmatch(name):
             return name + (f"{{{','.join(conditions)}}}" if conditions else "")
@@ -81,7 +93,12 @@ class PromQL:
         return f"sum by ({', '.join(map(self.label, labels))}) ({expression})"
 
     def rate(self, metric: Metric, *matches: Match, window: str) -> str:
-        return f"rate({self.series(metric, *matches)}[{window}])"
+        """Also of what an agent with `semconv_preview` calls by the draft's name; `or` takes one of
+        both where an agent changes from the one to the other."""
+        rates = [
+            f"rate({self._selector(name, metric, matches)}[{window}])" for name in _names(metric)
+        ]
+        return rates[0] if len(rates) == 1 else f"({' or '.join(rates)})"
 
     def ours(self, expression: str, marker: Metric) -> str:
         """Of what others report under the same name (`system.network.io`), our agents' alone:
@@ -90,6 +107,12 @@ class PromQL:
 
     def increase(self, metric: Metric, *matches: Match, window: str) -> str:
         return f"increase({self.series(metric, *matches)}[{window}])"
+
+
+def _names(metric: Metric) -> tuple[str, ...]:
+    """Ours, and that of the conventions' draft if there is one."""
+    draft = METRICS.get(metric.name)
+    return (metric.name,) if draft is None else (metric.name, draft)
 
 
 def labels_of(metric: Metric) -> frozenset[str]:

@@ -74,6 +74,15 @@ class Lane(ABC, Generic[Export]):
     """One step sends at most one request. `due_ns` says when the next step makes sense."""
 
     unit: str
+    may_lose: tuple[str, ...] = (
+        "rejected",
+        "refused",
+        "too_large",
+        "expired",
+        "not_encoded",
+        "shutdown",
+    )
+    """Reasons for which items that it took may never reach the backend."""
 
     def __init__(self, name: str, route: Route, options: LaneOptions) -> None:
         self.name = name
@@ -85,6 +94,7 @@ class Lane(ABC, Generic[Export]):
         self._options = options
         self._clock = options.clock
         self._report = options.report
+        self._report.may_lose(self.unit, self.may_lose)
         self._backoff = Backoff(options.retry, options.random)
         self._interval_ns = max(1, int(route.interval_s * _S))
         self._tick_ns = now = self._clock.monotonic_ns()

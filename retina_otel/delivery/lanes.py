@@ -121,6 +121,7 @@ class EventsLane(Lane[EventsExport]):
     """The events of one buffer, in order, as they come; `interval_s` passes when there are none."""
 
     unit = "events"
+    may_lose = (*Lane.may_lose, "shed")
 
     def __init__(
         self,

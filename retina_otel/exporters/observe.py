@@ -64,6 +64,7 @@ class ObserveExporter:
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the socket can't be made."""
         self._readers, self._shed = events, [0] * len(events)
+        self._report.may_lose("events", ["shed"])
         self._server = _Server(self._settings.socket, self._context, self._history)
         self._server.start(f"{self._context.id} socket")
         self._thread = threading.Thread(target=self._run, name=self._context.id, daemon=True)

@@ -40,6 +40,7 @@ class NodeTranslations:
         """Why nothing can be said, with the remedy; empty if all is well."""
         self.ledger = Ledger("node/translations", "connections")
         """Those to services that were to be looked up, each once a tick."""
+        self.ledger.may_lose("too_many", "failed")
 
     def close(self) -> None:
         if self._socket is not None:

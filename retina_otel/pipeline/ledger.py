@@ -24,6 +24,8 @@ class ExportCounts:
     """Items that the backend took."""
     failed: Mapping[str, int] = field(default_factory=dict)
     """Items that it never got, by why: the part of `lost` that is of this unit."""
+    may_fail: frozenset[str] = frozenset()
+    """All that may come to stand in `failed`."""
     requests: int = 0
     """Requests, or writes, that were tried, those in `request_failures` among them."""
     request_failures: Mapping[str, int] = field(default_factory=dict)
@@ -50,9 +52,13 @@ class LedgerReport:
     """Read, but kept back until it is known what they are; the next ticks move them to an
     account."""
     coverage: Mapping[str, float] = field(default_factory=dict)
-    """Counted bytes over the interface's own, by interface (only where it could be judged)."""
+    """Counted packets over the interface's own, by interface (only where it could be judged)."""
+    compared: Mapping[str, int] = field(default_factory=dict)
+    """The interface's own packets that its coverage rests on, by interface."""
     exports: Mapping[str, ExportCounts] = field(default_factory=dict)
     """By unit ("points", "events"), for exporters only."""
+    may_lose: frozenset[str] = frozenset()
+    """All that may come to stand in `lost`."""
 
     @property
     def difference(self) -> int:
@@ -78,13 +84,27 @@ class Ledger:
         self._not_ours: Counter[str] = Counter()
         self._lost: Counter[str] = Counter()
         self._beside: dict[str, int] = {}
-        self._coverage: dict[str, float] = {}
+        self._compared: dict[str, tuple[int, int]] = {}
         self._held = 0
+        self._may_lose: set[str] = set()
+        self._may_fail: dict[str, set[str]] = {}
         self._exported: Counter[str] = Counter()
         self._failed: dict[str, Counter[str]] = {}
         self._requests: Counter[str] = Counter()
         self._request_failures: dict[str, Counter[str]] = {}
         self._request_bytes: Counter[str] = Counter()
+
+    def may_lose(self, *reasons: str) -> None:
+        """Declares why something may be lost here, before anything is: a counter that is there
+        with a 0 has an increase at its first loss, one that begins with it has none."""
+        with self._lock:
+            self._may_lose.update(reasons)
+
+    def may_fail(self, unit: str, *reasons: str) -> None:
+        """As `may_lose`, for the items of one unit that are exported."""
+        with self._lock:
+            self._may_fail.setdefault(unit, set()).update(reasons)
+            self._may_lose.update(f"{unit}_{why}" for why in reasons)
 
     def add(
         self,
@@ -144,9 +164,10 @@ class Ledger:
         with self._lock:
             self._beside[name] = value
 
-    def set_coverage(self, coverage: Mapping[str, float]) -> None:
+    def set_coverage(self, compared: Mapping[str, tuple[int, int]]) -> None:
+        """By interface, packets counted there and the interface's own, which are not 0."""
         with self._lock:
-            self._coverage = dict(coverage)
+            self._compared = dict(compared)
 
     def report(self) -> LedgerReport:
         with self._lock:
@@ -161,15 +182,20 @@ class Ledger:
                 lost=dict(self._lost),
                 beside=dict(self._beside),
                 held=self._held,
-                coverage=dict(self._coverage),
+                coverage={name: seen / own for name, (seen, own) in self._compared.items()},
+                compared={name: own for name, (_, own) in self._compared.items()},
+                may_lose=frozenset(self._may_lose),
                 exports={
                     unit: ExportCounts(
                         exported=self._exported[unit],
                         failed=dict(self._failed.get(unit, {})),
+                        may_fail=frozenset(self._may_fail.get(unit, ())),
                         requests=self._requests[unit],
                         request_failures=dict(self._request_failures.get(unit, {})),
                         request_bytes=self._request_bytes[unit],
                     )
-                    for unit in self._exported.keys() | self._requests.keys()
+                    for unit in self._exported.keys()
+                    | self._requests.keys()
+                    | self._may_fail.keys()
                 },
             )

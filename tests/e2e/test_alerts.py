@@ -57,8 +57,14 @@ def component(values: Values) -> dict[str, Values]:
     )
 
 
-def ledger(account: str) -> dict[str, Values]:
-    return at_node("retina_ledger_count_total", growing(1), retina_ledger_account=account)
+def ledger(account: str, values: Values) -> dict[str, Values]:
+    return at_node("retina_ledger_count_total", values, retina_ledger_account=account)
+
+
+def coverage(ratio: float, packets: int) -> dict[str, Values]:
+    return at_node("retina_coverage_ratio", steady(ratio), network_interface_name="e0") | at_node(
+        "retina_coverage_packets", steady(packets), network_interface_name="e0"
+    )
 
 
 def requests(values: Values, error: str = "") -> dict[str, Values]:
@@ -74,10 +80,10 @@ def flags(rst: int, syn: int) -> dict[str, Values]:
     )
 
 
-def dropped(dropped: int, sent: int) -> dict[str, Values]:
-    return of_pod("retina_drop_packets_total", growing(dropped)) | of_pod(
-        "retina_flow_packets_total", growing(sent)
-    )
+def dropped(
+    dropped: int, sent: int, told_as: str = "retina_flow_packets_total"
+) -> dict[str, Values]:
+    return of_pod("retina_drop_packets_total", growing(dropped)) | of_pod(told_as, growing(sent))
 
 
 def errors(job: str) -> dict[str, Values]:
@@ -96,11 +102,12 @@ PROVOKED: dict[str, tuple[dict[str, Values], dict[str, Values]]] = {
         at_node("retina_ledger_difference", steady(1)),
         at_node("retina_ledger_difference", steady(0)),
     ),
-    "RetinaOtelLost": (ledger("lost"), ledger("seen")),
-    "RetinaOtelCoverageLow": (
-        at_node("retina_coverage_ratio", steady(0.5)),
-        at_node("retina_coverage_ratio", steady(1)),
+    # The first loss, of three; and three of long ago.
+    "RetinaOtelLost": (
+        ledger("lost", "0x140 3x10"),
+        ledger("lost", "0x10 3x140") | ledger("seen", growing(1)),
     ),
+    "RetinaOtelCoverageLow": (coverage(0.98, 10_000), coverage(1, 10_000)),
     "RetinaOtelExporterBlocked": (
         requests(growing(1), "timeout") | requests(steady(7)),
         requests(growing(1), "timeout") | requests(growing(1)),
@@ -125,6 +132,50 @@ NOTHING_TO_COMPARE_WITH: dict[str, dict[str, Values]] = {
     ),
 }
 """By alert that compares two metrics: the worst case, in which one has no series."""
+
+HARMLESS: dict[str, tuple[str, dict[str, Values]]] = {
+    "too few packets to judge a coverage by": (
+        "RetinaOtelCoverageLow",
+        coverage(0.5, 9_999),
+    ),
+    "a coverage on few packets beside one on many": (
+        "RetinaOtelCoverageLow",
+        coverage(0.5, 10)
+        | at_node("retina_coverage_ratio", steady(1), network_interface_name="e1")
+        | at_node("retina_coverage_packets", steady(10**6), network_interface_name="e1"),
+    ),
+    "an agent that starts anew and has lost nothing since": (
+        "RetinaOtelLost",
+        ledger("lost", "0x10 3x130 0x10"),
+    ),
+    "an agent that starts anew, as another pod": (
+        "RetinaOtelLost",
+        at_node("retina_ledger_count_total", "3x140 _x10", retina_ledger_account="lost", pod="a")
+        | at_node("retina_ledger_count_total", "_x141 0x10", retina_ledger_account="lost", pod="b"),
+    ),
+    "few drops where `semconv_preview` names what is sent": (
+        "RetinaOtelPacketsDropped",
+        dropped(120, 60000, told_as="network_flow_packets_total"),
+    ),
+    "few drops where an agent just came to `semconv_preview`": (
+        "RetinaOtelPacketsDropped",
+        dropped(120, 60000, told_as="network_flow_packets_total")
+        | of_pod("retina_flow_packets_total", f"0+60000x{MINUTES - 3}"),
+    ),
+}
+"""What must not provoke an alert, beside what stands above."""
+
+TELLING: dict[str, tuple[str, dict[str, Values]]] = {
+    "a loss just after an agent has started anew": (
+        "RetinaOtelLost",
+        ledger("lost", "0x10 3x131 0x4 2x4"),
+    ),
+    "many drops where `semconv_preview` names what is sent": (
+        "RetinaOtelPacketsDropped",
+        dropped(120, 6000, told_as="network_flow_packets_total"),
+    ),
+}
+"""What must provoke one, likewise."""
 
 
 def test_every_alert_is_provoked_here() -> None:
@@ -152,6 +203,22 @@ def test_an_alert_fires_where_all_that_a_pod_does_fails(name: str, tmp_path: Pat
     (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rule_file()))
 
     assert not is_silent(tmp_path, name, NOTHING_TO_COMPARE_WITH[name])
+
+
+@pytest.mark.parametrize("what", sorted(HARMLESS))
+def test_an_alert_is_silent_about(what: str, tmp_path: Path) -> None:
+    name, given = HARMLESS[what]
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rule_file()))
+
+    assert is_silent(tmp_path, name, given)
+
+
+@pytest.mark.parametrize("what", sorted(TELLING))
+def test_an_alert_fires_at(what: str, tmp_path: Path) -> None:
+    name, given = TELLING[what]
+    (tmp_path / "alerts.yaml").write_text(yaml.safe_dump(rule_file()))
+
+    assert not is_silent(tmp_path, name, given)
 
 
 def is_silent(folder: Path, alert: str, given: dict[str, Values]) -> bool:

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from retina_otel.agent import own_metrics as own
 from retina_otel.dashboards.alerts import alerts
 from retina_otel.dashboards.grafana import dashboard
+from retina_otel.dashboards.promql import PromQL
 from retina_otel.testing.backends import Prometheus
 from retina_otel.testing.demo_world import DemoWorld
 from tests.e2e.agent import Agent, wait_until
@@ -113,6 +115,14 @@ def test_the_books_close_on_the_dashboard(prometheus: Prometheus) -> None:
     (query,) = queries()["Books that do not close"]
 
     assert [value for _, value in prometheus.query(query)] == [0.0]
+
+
+def test_every_coverage_says_on_how_many_packets_it_rests(prometheus: Prometheus) -> None:
+    """With the same labels: the alert joins them."""
+    ratio, packets = (PromQL().series(one) for one in (own.COVERAGE, own.COVERAGE_PACKETS))
+
+    assert prometheus.query(ratio) != []
+    assert prometheus.query(f"{ratio} unless {packets} > 0") == []
 
 
 def test_the_pairs_on_the_dashboard_are_those_that_talk(prometheus: Prometheus) -> None:

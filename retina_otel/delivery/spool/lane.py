@@ -18,7 +18,7 @@ from retina_otel.delivery.lanes import EventsRoute
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.packed import Packed
 from retina_otel.delivery.sharing import Pack
-from retina_otel.delivery.spool.queue import Spool, SpooledRequest
+from retina_otel.delivery.spool.queue import CORRUPT, FULL, Spool, SpooledRequest
 from retina_otel.pipeline.points import EventsExport, EventsReader
 
 _LARGEST_SHARE = 4
@@ -68,6 +68,7 @@ class SpoolLane(Lane[Any]):
     """All events of one exporter. Owns the spool from its first step on."""
 
     unit = "events"
+    may_lose = (*Lane.may_lose, "shed", FULL, CORRUPT)
 
     def __init__(
         self,
@@ -262,7 +263,7 @@ class SpoolLane(Lane[Any]):
             except Exception as error:
                 self._report.damaged(f"a request in {self._spool.directory}: {error}")
                 n_events = spooled.request.n_items
-                self._book(0, Counter(spool_corrupt=n_events), n_events)
+                self._book(0, Counter({CORRUPT: n_events}), n_events)
                 self._spool.advance(spooled)
             else:
                 return _FromDisk(spooled, self._route.sender.pack(body, spooled.request.n_items))

@@ -34,9 +34,9 @@ _SEGMENT_NAME = re.compile(r"(\d{16})\.(segment|corrupt)")
 _PARTS = 16
 """Of `max_bytes`, at least, in segments: what the size limit throws away at a time."""
 _LARGEST_SEGMENT = 8 << 20
-_FULL = "spool_full"
+FULL = "spool_full"
 _EXPIRED = "expired"
-_CORRUPT = "spool_corrupt"
+CORRUPT = "spool_corrupt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +167,12 @@ class Spool:
                     self._say(f"{segment.path} of the spool can't be read now: {error}")
                     return None
                 self._damaged(segment, str(error))
-                self._drop_oldest(_CORRUPT)
+                self._drop_oldest(CORRUPT)
                 continue
             if request is None:
                 if self._writer is not None and len(self._segments) == 1:
                     return None
-                self._drop_oldest(_CORRUPT)
+                self._drop_oldest(CORRUPT)
             elif self.expired(request):
                 self._pass(segment, request.head, _EXPIRED)
             else:
@@ -195,7 +195,7 @@ class Spool:
         """Lets go of the directory; what was not sent stays. A second call does nothing."""
         self._let_go()
         if self._segments and not self.n_items:
-            self._drop_oldest(_CORRUPT)
+            self._drop_oldest(CORRUPT)
         self._seal()
         self._close_reader()
         self._cursor.close()
@@ -272,7 +272,7 @@ class Spool:
                 request = self._reader.request(head)
             except CorruptError as error:
                 self._damaged(segment, str(error))
-                self._pass(segment, head, _CORRUPT)
+                self._pass(segment, head, CORRUPT)
             else:
                 resumed = segment.number < self._first
                 return SpooledRequest(request, segment.number, head, resumed)
@@ -311,14 +311,14 @@ class Spool:
         """The request in hand was given back; its segment may be gone by now."""
         held, self._held = self._held, None
         if held is not None and (not self._segments or self._segments[0].number > held.segment):
-            self.lost[_FULL] += held.head.n_items
+            self.lost[FULL] += held.head.n_items
 
     def _make_room(self, n_bytes: int) -> None:
         while self.n_bytes + n_bytes + SEGMENT_HEADER > self.limits.max_bytes:
             if self._aside:
                 self._aside.popleft()[0].unlink(missing_ok=True)
             elif self._segments:
-                self._drop_oldest(_FULL)
+                self._drop_oldest(FULL)
             else:
                 return
 

@@ -49,6 +49,7 @@ class DropsReceiver:
 
     def start(self) -> None:
         """Raises KernelError where this kernel or these capabilities can't count drops."""
+        self._context.ledger.may_lose("table_full", "insert_failed")
         try:
             with Btf.vmlinux() as types:
                 self._reasons = DropReasons(types.enum("skb_drop_reason"))

@@ -15,16 +15,16 @@ from retina_otel.receivers.flows.attachments import Attachment
 from retina_otel.receivers.flows.tables import LedgerCounts
 
 
-def coverage(
+def compare(
     attachments: Mapping[int, Attachment],
     ledger: Mapping[tuple[int, bool], LedgerCounts],
     current: Mapping[int, Interface],
-) -> dict[str, float]:
-    """Counted packets over the interface's own since the comparison began, in both directions.
+) -> dict[str, tuple[int, int]]:
+    """Counted packets and the interface's own since the comparison began, in both directions.
 
-    1.0 means complete. Interfaces that carried nothing are left out.
+    Equal means complete. Interfaces that carried nothing are left out.
     """
-    ratios = {}
+    compared = {}
     for ifindex, attachment in attachments.items():
         interface = current.get(ifindex)
         if interface is None or interface.stats is None or attachment.base is None:
@@ -44,8 +44,8 @@ def coverage(
             packets += _since(counts, earlier, "packets")
         own = received + sent
         counted = min(buffers, packets, key=lambda count: abs(count - own))
-        ratios[interface.name] = counted / own
-    return ratios
+        compared[interface.name] = counted, own
+    return compared
 
 
 def _since(stats: Mapping[str, int], base: Mapping[str, int], *names: str) -> int:

@@ -14,7 +14,7 @@ from retina_otel.kernel.bpf import attach
 from retina_otel.model.batches import UNKNOWN_ROW, Window
 from retina_otel.receivers.flows import columns
 from retina_otel.receivers.flows.attachments import Attachments, Rules
-from retina_otel.receivers.flows.coverage import coverage
+from retina_otel.receivers.flows.coverage import compare
 from retina_otel.receivers.flows.events import FlowEvents
 from retina_otel.receivers.flows.ownership import UplinkJudge, halves
 from retina_otel.receivers.flows.rows import FlowRows
@@ -42,6 +42,7 @@ class FlowsReceiver:
 
     def start(self) -> None:
         settings, context = self._settings, self._context
+        context.ledger.may_lose("table_full")
         self._remove_strays()
         self._tables = FlowTables(
             cache_bytes=settings.cache_bytes,
@@ -187,7 +188,7 @@ class FlowsReceiver:
             context.logger.warning("no comparison with the interfaces' counters: %s", error)
             return
         counted = tables.ledger()
-        context.ledger.set_coverage(coverage(attachments.by_ifindex, counted, stats))
+        context.ledger.set_coverage(compare(attachments.by_ifindex, counted, stats))
         attachments.take_bases(stats, counted)
         context.ledger.set_beside("before_attach", attachments.before_attach_packets)
 

@@ -60,6 +60,11 @@ def page(telemetry: OwnTelemetry) -> dict[str, dict[Labels, float]]:
     return found
 
 
+_LOST = {"rejected", "refused", "too_large", "expired", "not_encoded", "shutdown"}
+LOST = {"metric": _LOST, "log": _LOST | {"shed"}}
+"""Reasons that are told from 0 on."""
+
+
 def test_counters_of_an_exporter_are_what_its_backend_counts(sink: OtlpSink) -> None:
     sink.script(Answer(503), Answer(503), Answer(rejected=3), Answer(400))
     board, bench, source = StatusBoard(), Bench(id=ID), Source()
@@ -99,11 +104,12 @@ def test_counters_of_an_exporter_are_what_its_backend_counts(sink: OtlpSink) -> 
                 items[labels(kind, "rejected")] += one.answer.rejected
         elif one.answer.status == 400:
             items[labels(kind, "refused")] += n
+    never = {labels(kind, why): 0 for kind, reasons in LOST.items() for why in reasons}
     shown = page(telemetry)
     assert {
         **shown["otel_sdk_exporter_metric_data_point_exported_total"],
         **shown["otel_sdk_exporter_log_exported_total"],
-    } == items
+    } == never | items
     assert shown["retina_exporter_requests_total"] == requests
     assert shown["otel_sdk_exporter_operation_duration_seconds_count"] == requests
     assert shown["retina_exporter_request_io_bytes_total"] == sizes

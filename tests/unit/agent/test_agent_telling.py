@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from retina_otel.component import AgentStatus, ComponentKind, Context, State
+from retina_otel.config.load import Configuration
 from tests.unit.agent.agent_parts import (
     PRIMES,
     Count,
@@ -88,6 +91,30 @@ def test_own_metrics_ride_the_exporters_of_the_pipelines(parts: Parts, run: Run)
     assert own["retina.pipeline.series"][("metrics",)] == 1
     assert own["process.memory.usage"][()] > 0
     assert {mode for (mode,) in own["process.cpu.time"]} == {"user", "system"}
+
+
+def test_pipelines_that_are_one_are_told_once_and_by_the_same_name(parts: Parts, run: Run) -> None:
+    """However the configuration orders them, as long as the one is there by which they began."""
+    made = configuration(parts.receiver("red", PRIMES), parts.exporter())
+    pipeline = made.service.pipelines["metrics"]
+
+    def with_names(*names: str) -> Configuration:
+        pipelines = dict.fromkeys(names, pipeline)
+        return replace(made, service=made.service.model_copy(update={"pipelines": pipelines}))
+
+    agent = run(with_names("metrics/b", "metrics/c"))
+    ticks(agent, 2)
+    agent.reload(with_names("metrics/a", "metrics/c", "metrics/b"))
+    ticks(agent, len(PRIMES))
+    assert agent.stop()
+    own = parts.story.own
+    assert own["retina.pipeline.series"].keys() == {("metrics/b",), ("own",)}
+    assert own["retina.pipeline.series"]["metrics/b",] == len(parts.story.starts["keep"]) == 1
+    assert {
+        pipeline
+        for _, pipeline, _ in (key for key in own["retina.ledger.count"] if len(key) == 3)
+        if pipeline.startswith("pipeline/")
+    } == {"pipeline/metrics/b", "pipeline/own"}
 
 
 def test_own_metrics_can_be_switched_off(parts: Parts, run: Run) -> None:

@@ -46,6 +46,22 @@ def test_names_follow_the_strategy_and_what_is_not_classic_is_quoted():
     )
 
 
+def test_flows_are_found_by_both_names_that_an_agent_may_give_them():
+    """`semconv_preview` has those of the conventions' draft."""
+    assert PromQL().rate(signals.FLOW_IO, Match(NODE, "a"), window="5m") == (
+        '(rate(retina_flow_io_bytes_total{k8s_node_name="a"}[5m])'
+        ' or rate(network_flow_io_bytes_total{k8s_node_name="a"}[5m]))'
+    )
+    assert PromQL().rate(signals.DROP_IO, window="5m") == "rate(retina_drop_io_bytes_total[5m])"
+    queries = [
+        variable["query"]["query"]
+        for variable in dashboard()["templating"]["list"]
+        if variable["type"] == "query"
+    ]
+    found = '{__name__=~"retina_flow_io_bytes_total|network_flow_io_bytes_total"}'
+    assert [query for query in queries if found not in query] == []
+
+
 def test_no_panel_lies_on_another_and_each_has_a_number_of_its_own():
     panels = dashboard()["panels"]
 
