@@ -1,10 +1,14 @@
-"""Remote write 1.0 and 2.0: encoding, a push of 100,000 series, ten exporters at once."""
+"""Remote write 1.0 and 2.0: encoding, a push of 100,000 series, ten exporters at once; and
+encoding as many native histograms."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
 
 from retina_otel.component import Context, Exporter
 from retina_otel.encode.remote_write import version_1 as remote_write
@@ -15,6 +19,9 @@ from retina_otel.exporters.prometheus_remote_write import (
     PrometheusRemoteWriteExporter,
     PrometheusRemoteWriteSettings,
 )
+from retina_otel.model.batches import Histogram
+from retina_otel.model.signals import Kind
+from retina_otel.pipeline.points import PointBlock
 from tests.bench.exporters.backend import backend
 from tests.bench.exporters.load import RESOURCE, Load, pushed
 from tests.bench.report import Figure, Report
@@ -22,6 +29,8 @@ from tests.bench.report import Figure, Report
 SERIES = 100_000
 ROUNDS = 5
 ENCODE_US = 1.0
+HISTOGRAM_US = 2.0
+BOUNDARIES = tuple(0.001 * 2**place for place in range(14))
 PUSH_MS = 250.0
 TIMES_ONE = 2.0
 _MOST_BYTES = 2 << 20
@@ -35,6 +44,11 @@ def measure(report: Report) -> None:
         taken, n_bytes = _encoding(load, make)
         name = f"{version}: encode a series ({n_bytes // SERIES} bytes each)"
         report.add(_figure(name, [seconds / SERIES * 1e6 for seconds in taken], "us", ENCODE_US))
+    options = SeriesOptions(RESOURCE, native_histograms=True)
+    taken, n_bytes = _encoding(load, lambda _: remote_write_2.encoder(options), _as_histograms)
+    name = f"2.0: encode a native histogram of 15 buckets ({n_bytes // SERIES} bytes each)"
+    each = [seconds / SERIES * 1e6 for seconds in taken]
+    report.add(_figure(name, each, "us", HISTOGRAM_US))
     with backend() as url:
         for version in _ENCODERS:
             one, ten = (_push(load, url, version, n) for n in (1, 10))
@@ -49,8 +63,23 @@ def measure(report: Report) -> None:
                 report.add(Figure(_GROUP, name, times, "times", TIMES_ONE))
 
 
+def _as_histograms(blocks: Iterable[PointBlock]) -> list[PointBlock]:
+    """Histograms with the labels of these points; a third of their buckets is used."""
+    random = np.random.default_rng(1)
+    out = []
+    for block in blocks:
+        metric = replace(block.metric, kind=Kind.HISTOGRAM, unit="s", boundaries=BOUNDARIES)
+        shape = (len(block.source), len(BOUNDARIES) + 1)
+        counts = random.integers(0, 10_000, shape) * (random.random(shape) < 1 / 3)
+        values = Histogram(counts, random.random(len(block.source)))
+        out.append(replace(block, metric=metric, values=values))
+    return out
+
+
 def _encoding(
-    load: Load, make: Callable[[SeriesOptions], RemoteWriteEncoder]
+    load: Load,
+    make: Callable[[SeriesOptions], RemoteWriteEncoder],
+    points: Callable[[Iterable[PointBlock]], Iterable[PointBlock]] = list,
 ) -> tuple[list[float], int]:
     """CPU seconds of each export, and the bytes of the last."""
     reader = load.accumulator.reader("encoding")
@@ -62,9 +91,10 @@ def _encoding(
         load.publish()
         export = reader.take()
         assert export is not None
+        blocks = points(export.blocks)
         before = time.process_time()
         n_points = n_bytes = 0
-        for request in encoder.requests(export.blocks, _MOST_BYTES):
+        for request in encoder.requests(blocks, _MOST_BYTES):
             n_points += request.n_items
             n_bytes += len(request.body)
         if number:
