@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
+from retina_otel.kubernetes.inventory.times import service_validity
 from retina_otel.kubernetes.objects import Node, Pod, Service
 from retina_otel.model.attributes import (
     CIDR,
@@ -150,6 +151,7 @@ def service_endpoint(service: Service) -> Endpoint:
         service.meta.uid,
         _service_attributes(service.meta.namespace, service.meta.name),
         addresses=tuple(dict.fromkeys(service.cluster_addresses + service.external_addresses)),
+        valid=service_validity(service),
         node_ports=tuple(
             number << 16 | port.node_port
             for port in service.ports

@@ -8,9 +8,10 @@ still. Between a request to delete, or the containers' end, and that nothing is 
 
 from __future__ import annotations
 
-from retina_otel.kubernetes.objects import Pod
-from retina_otel.pipeline.identity.endpoints import FOREVER, Validity
+from retina_otel.kubernetes.objects import Pod, Service
+from retina_otel.pipeline.identity.endpoints import ALWAYS, FOREVER, Validity
 
+_SECOND = 1_000_000_000
 TERMINAL_PHASES = frozenset({"Succeeded", "Failed"})
 """No container of the pod runs, or will run again."""
 
@@ -47,6 +48,13 @@ def ended(before: Validity, pod: Pod | None, now_ns: int) -> Validity:
         certain_until = min(asked_ns, pod.ended_ns or asked_ns)
     certain_until = min(certain_until, before.certain_until)
     return _ordered(before.possible_from, before.certain_from, certain_until, possible_until)
+
+
+def service_validity(service: Service) -> Validity:
+    """Another may have had its address just before, as where a service is replaced by force. When
+    it is gone is not told: nobody has it then, or the next one."""
+    created_ns = service.meta.created_ns
+    return Validity(created_ns, created_ns + _SECOND) if created_ns else ALWAYS
 
 
 def _ordered(

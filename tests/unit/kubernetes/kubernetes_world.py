@@ -90,10 +90,18 @@ def node(name: str, *addresses: str, zone: str = "", region: str = "", uid: str 
 
 
 def service(
-    name: str, *addresses: str, namespace: str = "shop", node_port: int = 0, uid: str = ""
+    name: str,
+    *addresses: str,
+    namespace: str = "shop",
+    node_port: int = 0,
+    uid: str = "",
+    created: int = 0,
 ) -> Service:
+    """`created` is in seconds after T0."""
     ports = (ServicePort("", "TCP", 80, node_port),) if node_port else ()
-    return Service(meta(name, namespace, uid), "ClusterIP", addresses, (), ports)
+    created_ns = T0 + created * SECOND if created else 0
+    made = meta(name, namespace, uid, created_ns=created_ns)
+    return Service(made, "ClusterIP", addresses, (), ports)
 
 
 def endpoint_slice(of: str, *addresses: str, namespace: str = "default") -> EndpointSlice:

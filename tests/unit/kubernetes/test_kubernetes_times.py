@@ -16,7 +16,7 @@ from retina_otel.pipeline.identity.endpoints import (
     Validity,
 )
 from retina_otel.pipeline.identity.networks import parse
-from tests.unit.kubernetes.kubernetes_world import SECOND, T0, Told, pod, seconds
+from tests.unit.kubernetes.kubernetes_world import SECOND, T0, Told, pod, seconds, service
 
 NEVER = (FOREVER - T0) / SECOND
 
@@ -209,6 +209,21 @@ def test_times_are_in_order_whatever_the_clocks_say(states: list[Pod], deleted: 
     for valid in said:
         assert valid.possible_from <= valid.certain_from
         assert max(valid.possible_from, valid.certain_until) <= valid.possible_until
+
+
+def test_a_service_is_not_credited_with_what_came_before_it_was_made() -> None:
+    """`kubectl replace --force`: another service has the address at once."""
+    inventory, table = Inventory(), EndpointTable()
+    old = service("old", "10.96.0.7", created=3)
+    new = service("new", "10.96.0.7", created=100)
+    for upserts, deletes in (([old], []), ([], [old]), ([new], [])):
+        change = inventory.apply(Kind.SERVICE, upserts, deletes, T0 + 100 * SECOND)
+        table.apply(change.added, change.removed)
+    times = np.array([T0 + at * SECOND // 2 for at in (180, 199, 201, 202)], np.int64)
+    hi = np.zeros(len(times), np.uint64)
+    rows = table.resolve_address(hi, hi + np.uint64(parse("10.96.0.7").base), times, times)
+    told = [table.endpoint(row).attributes.get("k8s.service.name") for row in rows.tolist()]
+    assert told == ["old", "old", None, "new"]
 
 
 def test_a_pod_shorter_than_a_second_is_never_given_what_came_before_it_was_certain() -> None:
