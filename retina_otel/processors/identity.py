@@ -45,6 +45,10 @@ from retina_otel.processors.identity_ends import (
     without_address,
 )
 
+_CLIENT_PORTS_FROM = 32768
+"""Linux gives connections ports from here on (net.ipv4.ip_local_port_range); others do from 49152
+on."""
+
 AnyBatch = TypeVar("AnyBatch", MetricBatch, EventBatch)
 
 
@@ -211,6 +215,11 @@ class IdentityProcessor:
             if end.raw.behind_hi is None or end.raw.behind_lo is None:
                 continue
             hi, lo = end.raw.behind_hi[asked], end.raw.behind_lo[asked]
+            # A node gives what it masquerades any port, also that of a service, so at a node's
+            # address the other one must be a client, unless what answers behind it is known.
+            at_node = self._table.kinds(end.rows[asked]) == EndpointKind.NODE.value
+            meant = ~at_node | ((hi | lo) != 0) | (client.port[asked] >= _CLIENT_PORTS_FROM)
+            asked, hi, lo = asked[meant], hi[meant], lo[meant]
             backends = self._table.resolve_address(hi, lo, first_ns[asked], last_ns[asked])
             end.rows[asked] = self._table.combined(services[asked], backends)
             end.how[asked[backends != UNKNOWN_ROW]] = How.BACKEND

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -68,9 +70,27 @@ def test_a_service_is_told_with_the_backend_that_answers_in_its_place(world: Wor
 def test_a_service_is_told_at_its_port_of_any_node(world: World) -> None:
     node_port = End(OTHER_NODE, 30080)
     world.nat.known[TCP, "10.0.0.1", 4000, OTHER_NODE, 30080] = ("10.0.1.1", 8443)
-    pairs = [(WEB, node_port), (DB, node_port), (WEB, End(OTHER_NODE, 22))]
-    assert world.who(*pairs) == [("web", "shop/api"), ("db", "shop"), ("web", "there")]
+    db = replace(DB, port=32768)
+    pairs = [(WEB, node_port), (db, node_port), (node_port, db), (WEB, End(OTHER_NODE, 22))]
+    assert world.who(*pairs) == [
+        ("web", "shop/api"),
+        ("db", "shop"),
+        ("shop", "db"),
+        ("web", "there"),
+    ]
     assert world.who((WEB, node_port), protocol=UDP) == [("web", "there")]
+
+
+def test_a_client_behind_a_node_is_no_service_whatever_port_it_was_given(world: World) -> None:
+    """What a node masquerades may leave it from any port, also from one that is a service's."""
+    masqueraded = End(OTHER_NODE, 30080)
+    assert world.who((masqueraded, DB), (DB, masqueraded)) == [("there", "db"), ("db", "there")]
+    batch = world.process((masqueraded, DB))
+    assert batch is not None
+    again = world.processor.process_metrics(batch)
+    assert again is not None
+    assert again.source_rows is not None
+    assert world.name(int(again.source_rows[0])) == "there"
 
 
 def test_a_combined_row_follows_its_parts(world: World) -> None:
