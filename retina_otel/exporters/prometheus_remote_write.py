@@ -114,8 +114,8 @@ class PrometheusRemoteWriteSettings(Settings):
     native_histograms: bool = False
     """Send a histogram as one series, a native histogram with custom buckets, as Prometheus stores
     what comes by OTLP with `convert_histograms_to_nhcb`; not as one series for each bucket. Needs
-    protocol 2.0 and a backend that takes them, as Prometheus 3.9. A backend that knows 1.0 only is
-    given series of buckets."""
+    protocol 2.0 and a backend that takes them, as Prometheus does from 3.8 on. A backend that knows
+    1.0 only is given series of buckets."""
 
     max_request_bytes: ByteSize = Field(default="2MiB", validate_default=True, ge=4096)
     """Largest request before compression (snappy: to about an eighth); an export is cut into as
