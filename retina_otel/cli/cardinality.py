@@ -65,7 +65,7 @@ def _ask(endpoint: str) -> Mapping[str, Sequence[MetricCardinality]]:
 
     from retina_otel.errors import RetinaError
     from retina_otel.pipeline.series.attribute_costs import MetricCardinality
-    from retina_otel.serving.server import parse_address
+    from retina_otel.serving.address import parse_address
 
     try:
         host, port = parse_address(endpoint)

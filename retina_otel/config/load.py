@@ -16,6 +16,7 @@ from retina_otel.component import Component, ComponentKind
 from retina_otel.config.choices import unmatched
 from retina_otel.config.default import default_document
 from retina_otel.config.document import Document, KeyPath, parse_text, read_document
+from retina_otel.config.listening import conflicts
 from retina_otel.config.problems import raise_all, translate
 from retina_otel.config.registry import SECTIONS, Registry, nearest, suggestion
 from retina_otel.config.settings import PipelineSettings, ServiceSettings
@@ -333,6 +334,12 @@ def _resolve(
         }
         for kind, section in SECTIONS.items()
     }
+    chosen = (
+        (section, id_, instance.settings)
+        for section, instances in found.items()
+        for id_, instance in instances.items()
+    )
+    raise_all(list(conflicts(chosen, documents)))
     for name, pipeline in service.pipelines.items():
         receivers = [components[ComponentKind.RECEIVER][id_] for id_ in pipeline.receivers]
         others = [one for named in components.values() for one in named.values()]

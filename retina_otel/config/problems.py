@@ -80,7 +80,22 @@ def _one(
         return ConfigError(f"required, but not set{where}", f"Set {dotted}.", path=dotted)
     given = "a value that is not shown" if _secret(path) else _shown(detail["input"])
     expected = " or ".join(dict.fromkeys(_expectation(one) for one in details))
-    return ConfigError(f"{given} given, {expected}{where}", path=dotted)
+    if isinstance(detail["input"], dict) and expected.startswith("but "):
+        # What is wrong with several keys together: none of them alone was given.
+        return ConfigError(f"{expected.removeprefix('but ')}{where}", path=dotted)
+    return ConfigError(f"{given} given, {expected}{where}", _quoting(detail), path=dotted)
+
+
+def _quoting(detail: ErrorDetails) -> str:
+    """The remedy for text that YAML takes for a number, a truth value or a date."""
+    value = detail["input"]
+    if value is None or isinstance(value, str | dict | list):
+        return ""
+    if detail["type"] == "string_type":
+        return "Put it in quotes."
+    if detail["type"] == "enum" and f"'{value}'" in detail["msg"]:
+        return f"Put it in quotes: '{value}'."
+    return ""
 
 
 def _expectation(detail: ErrorDetails) -> str:
@@ -88,7 +103,10 @@ def _expectation(detail: ErrorDetails) -> str:
     message = re.sub(r"^Input should be ", "expected ", message)
     if detail["type"] in {"model_type", "model_attributes_type", "dict_type"}:
         return "expected a mapping"
-    return message if message.startswith("expected") else f"but {message[:1].lower()}{message[1:]}"
+    if message.startswith("expected"):
+        return message
+    acronym = message[1:2].isupper()
+    return f"but {message if acronym else message[:1].lower() + message[1:]}"
 
 
 def _shown(value: Any) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SecretStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from retina_otel.delivery.auth.settings import AuthSettings
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.grpc.endpoint import GrpcEndpoint, Keepalive
 from retina_otel.delivery.http.header_names import is_header_name, shown_name
 from retina_otel.delivery.http.proxies import fault_of_proxy
-from retina_otel.delivery.http.sender import fault_of_url
+from retina_otel.delivery.http.sender import fault_of_url, fits_a_header, shown_url
 from retina_otel.delivery.retry import RetryPolicy
 from retina_otel.delivery.strict import StrictSettings
 from retina_otel.delivery.tls.contexts import TlsOptions, TlsVersion
@@ -20,6 +22,7 @@ from retina_otel.model.durations import Duration, PositiveDuration
 
 __all__ = [
     "AuthSettings",
+    "BaseUrl",
     "GrpcAddress",
     "GrpcTlsSettings",
     "Headers",
@@ -29,6 +32,7 @@ __all__ = [
     "ProxyUrl",
     "RetrySettings",
     "TlsSettings",
+    "check_tls_is_used",
 ]
 
 
@@ -40,6 +44,21 @@ def _http_url(url: str) -> str:
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 """An endpoint that requests can be sent to."""
+
+
+def _base_url(url: str) -> str:
+    for signal in ("metrics", "logs"):
+        base, added, rest = url.rstrip("/").rpartition(f"/v1/{signal}")
+        if added and not rest:
+            raise ValueError(
+                f"/v1/{signal} is added to it: write {shown_url(base)}, or {signal}_endpoint "
+                "instead of endpoint"
+            )
+    return url
+
+
+BaseUrl = Annotated[HttpUrl, AfterValidator(_base_url)]
+"""An endpoint to whose path that of each signal is added."""
 
 
 def _grpc_endpoint(text: str) -> str:
@@ -62,13 +81,28 @@ ProxyUrl = Annotated[SecretStr, AfterValidator(_proxy_url)]
 """A proxy on the way to an endpoint."""
 
 
+_OF_THE_REQUEST = frozenset({"content-length", "transfer-encoding", "content-encoding"})
+"""Headers that say what the body is: with others the backend could not read it."""
+
+
 def _named(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
-    for name in headers:
+    seen: dict[str, str] = {}
+    for name, value in headers.items():
         if not is_header_name(name):
             raise ValueError(
                 f"the header {shown_name(name)!r} can't be sent: names are letters, digits, - and "
                 "_, without a colon"
             )
+        if name.lower() in _OF_THE_REQUEST:
+            raise ValueError(f"the header {name} belongs to the request itself: leave it out")
+        if name.lower() in seen:
+            raise ValueError(f"the headers {seen[name.lower()]} and {name} are one: keep one")
+        if not fits_a_header(value.get_secret_value()):
+            raise ValueError(
+                f"the value of the header {name} can't be sent: write one line of Latin-1, without "
+                "a line break at its end"
+            )
+        seen[name.lower()] = name
     return headers
 
 
@@ -76,15 +110,16 @@ Headers = Annotated[dict[str, SecretStr], AfterValidator(_named)]
 """Headers of each request, by name."""
 
 
-def _of_otlp(compression: Compression) -> Compression:
-    if compression is Compression.SNAPPY:
-        raise ValueError("OTLP is not compressed with snappy: use gzip, zstd, none or auto")
-    return compression
+def _of_otlp(value: Any) -> Any:
+    # Before pydantic's own list, which has snappy in it.
+    if value not in {"auto", "gzip", "zstd", "none"} and not isinstance(value, Compression):
+        raise PydanticCustomError("enum", "Input should be 'auto', 'gzip', 'zstd' or 'none'")
+    return value
 
 
 OtlpCompression = Annotated[
     Compression,
-    AfterValidator(_of_otlp),
+    BeforeValidator(_of_otlp),
     WithJsonSchema({"enum": ["auto", "gzip", "zstd", "none"], "type": "string"}),
 ]
 
@@ -141,6 +176,18 @@ class GrpcTlsSettings(TlsFilesSettings):
 
     insecure: bool | None = None
     """No TLS for an endpoint without a scheme. Not set: OTEL_EXPORTER_OTLP_INSECURE, else false."""
+
+
+def check_tls_is_used(tls: TlsFilesSettings, endpoints: Iterable[str]) -> None:
+    """Raises ValueError if there are certificates and all endpoints are without TLS: what is meant
+    to go encrypted would not."""
+    given = list(endpoints)
+    files = tls.ca_file or tls.cert_file or tls.key_file
+    if files and given and all(one.startswith("http:") for one in given):
+        raise ValueError(
+            f"tls is set, but {shown_url(given[0])} is without TLS: write https://, or leave tls "
+            "out"
+        )
 
 
 class KeepaliveSettings(StrictSettings):

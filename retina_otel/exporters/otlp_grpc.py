@@ -15,7 +15,12 @@ from retina_otel.delivery.auth.authorizer import Authorizer
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.grpc.endpoint import GrpcCompression, GrpcEndpoint
 from retina_otel.delivery.http.proxies import is_this_machine
-from retina_otel.delivery.settings import GrpcAddress, GrpcTlsSettings, KeepaliveSettings
+from retina_otel.delivery.settings import (
+    GrpcAddress,
+    GrpcTlsSettings,
+    KeepaliveSettings,
+    check_tls_is_used,
+)
 from retina_otel.errors import ConfigError
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
 
@@ -58,6 +63,7 @@ class OtlpGrpcSettings(OtlpSettings):
     def _nothing_that_signs(self) -> OtlpGrpcSettings:
         if "sigv4" in self.auth.model_fields_set:
             raise ValueError("auth.sigv4 signs requests of HTTP, not of gRPC: use otlp_http")
+        check_tls_is_used(self.tls, self.all_endpoints)
         return self
 
 

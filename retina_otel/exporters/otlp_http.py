@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from retina_otel.component import Component, ComponentKind
 from retina_otel.delivery.auth.authorizer import Authorizer
@@ -17,7 +17,13 @@ from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.environment import DEFAULT_ENDPOINT, signal_url
 from retina_otel.delivery.http.proxies import is_this_machine
 from retina_otel.delivery.http.sender import HttpSender, HttpTarget, shown_url
-from retina_otel.delivery.settings import HttpUrl, OtlpCompression, TlsSettings
+from retina_otel.delivery.settings import (
+    BaseUrl,
+    HttpUrl,
+    OtlpCompression,
+    TlsSettings,
+    check_tls_is_used,
+)
 from retina_otel.exporters.otlp import USER_AGENT, OtlpExporter, OtlpSettings
 from retina_otel.pipeline.points import EventsReader, MetricsReader
 
@@ -26,11 +32,11 @@ class OtlpHttpSettings(OtlpSettings):
     """Settings of `otlp_http`. The standard OTEL_EXPORTER_OTLP_* variables count where a setting
     is not given; the variables for one signal before the general ones."""
 
-    endpoint: HttpUrl | None = None
+    endpoint: BaseUrl | None = None
     """Base URL, as `http://collector:4318`; `/v1/metrics` and `/v1/logs` are added to its path.
     Not set: OTEL_EXPORTER_OTLP_ENDPOINT, else http://localhost:4318."""
 
-    endpoints: list[HttpUrl] = Field(default_factory=list)
+    endpoints: list[BaseUrl] = Field(default_factory=list)
     """Several base URLs instead of one, the best first. A request goes to the first one that can
     take it. One that was sent and not answered may arrive twice, at two of them: cumulative values
     bear that, events and deltas are there twice."""
@@ -46,6 +52,11 @@ class OtlpHttpSettings(OtlpSettings):
     the backend answers 400 or 415 to it. Not set: OTEL_EXPORTER_OTLP_COMPRESSION, else gzip."""
 
     tls: TlsSettings = Field(default_factory=TlsSettings)
+
+    @model_validator(mode="after")
+    def _encrypted_if_meant_so(self) -> OtlpHttpSettings:
+        check_tls_is_used(self.tls, self.all_endpoints)
+        return self
 
 
 class OtlpHttpExporter(OtlpExporter[OtlpHttpSettings]):

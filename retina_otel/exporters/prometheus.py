@@ -33,7 +33,8 @@ from retina_otel.encode.prometheus.text import PrometheusRenderer
 from retina_otel.errors import cannot_listen
 from retina_otel.pipeline.points import EventsReader, MetricsExport, MetricsReader
 from retina_otel.serving.access import ServerAccess, ServerAuthSettings, ServerTlsSettings
-from retina_otel.serving.server import Handler, ListenAddress, Server
+from retina_otel.serving.address import ListenAddress, PagePath
+from retina_otel.serving.server import Handler, Server
 
 _GZIP = 31  # zlib's number for a gzip header around a 32 KiB window
 _LEVEL = 1
@@ -54,7 +55,7 @@ class PrometheusSettings(Settings):
     """Address and port to listen on. Loopback by default, because the page tells who talks to whom;
     `0.0.0.0:10093` lets a Prometheus on another machine scrape."""
 
-    path: str = Field(default="/metrics", pattern=r"^/\S*$")
+    path: PagePath = Field(default="/metrics", pattern=r"^/\S*$")
     """Where the page is."""
 
     translation_strategy: TranslationStrategy = DEFAULT_STRATEGY

@@ -10,6 +10,7 @@ import dataclasses
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
@@ -29,14 +30,15 @@ from retina_otel.delivery.http.remote_write import (
     RemoteWriteSender,
     Wire,
 )
-from retina_otel.delivery.http.sender import HttpTarget
+from retina_otel.delivery.http.sender import HttpTarget, fault_of_url
 from retina_otel.delivery.push import Encoded, MetricsRoute, Push
 from retina_otel.delivery.settings import (
     AuthSettings,
-    HttpUrl,
+    Headers,
     ProxyUrl,
     RetrySettings,
     TlsSettings,
+    check_tls_is_used,
 )
 from retina_otel.delivery.shards import ShardReader
 from retina_otel.encode.prometheus.names import DEFAULT_STRATEGY, TranslationStrategy
@@ -61,7 +63,10 @@ def _each_a_label(labels: dict[str, str]) -> dict[str, str]:
     for name, value in labels.items():
         label = label_of_setting(name)
         if not label or label.startswith("__") or not value:
-            raise ValueError(f"{name!r} with the value {value!r} can be no label")
+            raise ValueError(
+                f"{name!r} with the value {value!r} can be no label: a name does not begin with "
+                "__, and neither is empty"
+            )
         if label in seen:
             raise ValueError(f"{seen[label]!r} and {name!r}: both are the label {label}")
         seen[label] = name
@@ -75,10 +80,17 @@ def _not_reserved(headers: dict[str, SecretStr]) -> dict[str, SecretStr]:
     return headers
 
 
+def _write_url(url: str) -> str:
+    fault = fault_of_url(url) or ("" if urlsplit(url).path else "has no path")
+    if fault:
+        raise ValueError(f"it {fault}: write http://host:9090/api/v1/write")
+    return url
+
+
 class PrometheusRemoteWriteSettings(Settings):
     """Settings of `prometheus_remote_write`."""
 
-    endpoint: HttpUrl = "http://localhost:9090/api/v1/write"
+    endpoint: Annotated[str, AfterValidator(_write_url)] = "http://localhost:9090/api/v1/write"
     """Full URL, as `https://mimir/api/v1/push`. Prometheus takes remote write at `/api/v1/write`
     when it runs with `--web.enable-remote-write-receiver`."""
 
@@ -126,9 +138,7 @@ class PrometheusRemoteWriteSettings(Settings):
     stay in order. More than one helps only where the backend takes longer than `interval` to answer
     all requests of an export one after the other."""
 
-    headers: Annotated[dict[str, SecretStr], AfterValidator(_not_reserved)] = Field(
-        default_factory=dict
-    )
+    headers: Annotated[Headers, AfterValidator(_not_reserved)] = Field(default_factory=dict)
     """Headers of each request, as `X-Scope-OrgID` for a tenant. Never logged."""
 
     auth: AuthSettings = Field(default_factory=AuthSettings)
@@ -157,6 +167,7 @@ class PrometheusRemoteWriteSettings(Settings):
             self.auth != AuthSettings()
         ):
             raise ValueError("auth and the header Authorization exclude each other: keep one")
+        check_tls_is_used(self.tls, [self.endpoint] if "endpoint" in self.model_fields_set else [])
         return self
 
 

@@ -20,7 +20,8 @@ from retina_otel import __version__
 from retina_otel.component import AgentStatus, Component, ComponentKind, Context, Settings
 from retina_otel.errors import cannot_listen
 from retina_otel.pipeline.series.attribute_costs import MetricCardinality
-from retina_otel.serving.server import Handler, ListenAddress, Server
+from retina_otel.serving.address import ListenAddress, PagePath
+from retina_otel.serving.server import Handler, Server
 
 _REQUEST_TIMEOUT_S = 5.0
 CARDINALITY_PATH = "/cardinality"
@@ -32,7 +33,7 @@ class HealthCheckSettings(Settings):
     endpoint: ListenAddress = "127.0.0.1:13133"
     """Address and port to listen on. A Kubernetes probe needs `0.0.0.0:13133`, or the pod's
     address."""
-    path: str = Field(default="/", pattern=r"^/\S*$")
+    path: PagePath = Field(default="/", pattern=r"^/\S*$")
     """Path of the agent's health; that of its cardinality is `/cardinality`, any other is 404."""
 
 

@@ -32,7 +32,7 @@ from retina_otel.identity_service.store import Store
 from retina_otel.identity_service.tls import ServerFiles, server_credentials
 from retina_otel.kubernetes.api.access import Access
 from retina_otel.kubernetes.api.watch import Timing
-from retina_otel.serving.server import parse_address
+from retina_otel.serving.address import parse_address
 
 _LATE_S = 30.0
 

@@ -32,6 +32,8 @@ _BYTES = {
     "MiB": 2**20,
     "GiB": 2**30,
 }
+_LONGEST_S = 100 * 365 * 24 * 3600
+"""What a wait may last, and what can be added to a time in 64 bits, is not much longer."""
 _DURATION_PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h)")
 _DURATION = r"^(0|((\d+(\.\d*)?|\.\d+)(ns|us|µs|ms|s|m|h))+)$"
 _BYTE_SIZE = r"^\d+(\.\d+)? ?(B|KB|MB|GB|KiB|MiB|GiB)?$"
@@ -77,7 +79,10 @@ def format_byte_size(size: int) -> str:
 
 def _duration(value: Any) -> float:
     if isinstance(value, str):
-        return parse_duration(value)
+        seconds = parse_duration(value)
+        if seconds > _LONGEST_S:
+            raise ValueError("it is longer than 100 years")
+        return seconds
     if isinstance(value, int | float) and not isinstance(value, bool) and value == 0:
         return 0.0
     raise ValueError(f'{value!r} has no unit: write a duration as "15s" or "500ms"')

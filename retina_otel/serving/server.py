@@ -12,34 +12,12 @@ import socket
 import time
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import Annotated, Any
-
-from pydantic import AfterValidator
+from typing import Any
 
 from retina_otel import __version__
 from retina_otel.serving.access import ServerAccess
+from retina_otel.serving.address import parse_address
 from retina_otel.serving.bounded import BoundedServer
-
-
-def parse_address(text: str) -> tuple[str, int]:
-    """Host and port of "host:port", "[::1]:port" or ":port" (all addresses). Raises ValueError."""
-    host, separator, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        separator = ""
-    if not separator or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError("it is no address and port: write it as 127.0.0.1:10093 or [::1]:10093")
-    return host or "0.0.0.0", int(port)
-
-
-def _address(text: str) -> str:
-    parse_address(text)
-    return text
-
-
-ListenAddress = Annotated[str, AfterValidator(_address)]
-"""Where to listen, in settings: checked with them, kept as it was written."""
 
 
 class Server(BoundedServer, HTTPServer):

@@ -41,6 +41,9 @@ class GrpcEndpoint:
             path = text.removeprefix("unix:")
             if not path.strip("/"):
                 raise ValueError("it names no socket: write unix:///path/of/socket")
+            if path.startswith("//") and not path.startswith("///"):
+                # gRPC takes what stands there for a host, and refuses it at each request.
+                raise ValueError("its path does not begin with /: write unix:///path/of/socket")
             return cls(f"unix:{path}", "localhost", tls=False)
         written = "write host:4317, http://host:4317 or https://host:4317"
         try:

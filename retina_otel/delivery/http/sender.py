@@ -82,11 +82,12 @@ def fault_of_url(url: str) -> str:
         parts = urlsplit(url)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             return "is no http or https URL"
-        _ = parts.port
+        if parts.port == 0:
+            return "has no valid host and port"
         urllib3.util.parse_url(url)  # refuses spaces in a host, which urlsplit does not
     except ValueError:
         return "has no valid host and port"
-    return ""
+    return "has a space in it" if " " in url else ""
 
 
 class HttpSender:

@@ -58,17 +58,17 @@ def test_own_headers_win_over_those_of_the_environment() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "where"),
+    ("variables", "settings", "where"),
     [
-        ({"tls": {"ca_file": "/nowhere.pem"}, "endpoint": "https://x"}, "/nowhere.pem"),
-        ({"headers": {"a": "x\ny"}, "endpoint": "http://x"}, "one line of text"),
+        ({}, {"tls": {"ca_file": "/nowhere.pem"}, "endpoint": "https://x"}, "/nowhere.pem"),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=x%0Ay"}, {}, "one line of text"),
     ],
 )
 def test_settings_that_can_not_work_are_one_clear_error(
-    settings: dict[str, Any], where: str
+    variables: dict[str, str], settings: dict[str, Any], where: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
-        exporter({}, **settings)
+        exporter(variables, **settings)
     assert where in str(error.value)
 
 

@@ -12,7 +12,8 @@ from contextlib import closing
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from retina_otel.serving.server import Handler, ListenAddress, Server, parse_address
+from retina_otel.serving.address import ListenAddress, parse_address
+from retina_otel.serving.server import Handler, Server
 
 
 class Answer(Handler):
