@@ -67,6 +67,8 @@ class OwnTelemetry:
         self._meter = self._provider.get_meter(own.SCOPE, __version__, SCHEMA_URL)
         self._collections = self._histogram(own.COLLECTION_DURATION)
         self._operations = self._histogram(own.EXPORTER_OPERATION_DURATION)
+        self._folding: Iterable[tuple[str, FoldedOf]] = ()
+        """What was told last to be folded."""
         self._reloading = threading.Lock()
         self._reloads = {"applied": 0, "refused": 0}
         self._observe(own.LEDGER_COUNT, self._ledger_counts)
@@ -262,9 +264,16 @@ class OwnTelemetry:
             yield Observation(count, {own.PIPELINE_NAME.name: name})
 
     def _folded_series(self) -> Iterator[Observation]:
-        for pipeline, folded in folding(self._routes()).items():
-            for key, count in folded.series.items():
-                yield Observation(count, _folded(pipeline, key))
+        """What has found room again is told once as 0: where nothing else is folded, the last
+        reading would stay until it is idle."""
+        counts = {
+            (pipeline, key): count
+            for pipeline, folded in folding(self._routes()).items()
+            for key, count in folded.series.items()
+        }
+        for (pipeline, key), count in (dict.fromkeys(self._folding, 0) | counts).items():
+            yield Observation(count, _folded(pipeline, key))
+        self._folding = counts.keys()
 
     def _folded_io(self) -> Iterator[Observation]:
         for pipeline, folded in folding(self._routes()).items():

@@ -141,7 +141,7 @@ def test_own_metrics_tell_once_what_found_no_room_in_pipelines_that_are_one() ->
     )
     telemetry = OwnTelemetry(StatusBoard(), lambda: [route], 15)
     own = {}
-    for number, rows in enumerate([{"a": 5, "b": 3, "c": 2}, {"a": 5, "b": 3}]):
+    for number, rows in enumerate([{"a": 5, "b": 3, "c": 2}, {"a": 5, "b": 3}, {"a": 5}, {"a": 5}]):
         pipeline.push([batch(window(number), list(rows), list(rows.values()))])
         end_ns = T0 + (number + 1) * SECOND
         pipeline.tick(end_ns)
@@ -157,6 +157,10 @@ def test_own_metrics_tell_once_what_found_no_room_in_pipelines_that_are_one() ->
         (FOLDED_IO, 0): (once, [5]),
         (FOLDED_SERIES, 1): (once, [1]),
         (FOLDED_IO, 1): (once, [3]),
+        # All found room again: said once, then there is nothing to say.
+        (FOLDED_SERIES, 2): (once, [0]),
+        (FOLDED_IO, 2): (once, [0]),
+        (FOLDED_IO, 3): (once, [0]),
     }
 
 
