@@ -15,6 +15,7 @@ _LEDGER = Label.of(own.LEDGER_NAME)
 _UNIT = Label.of(own.LEDGER_UNIT)
 _REASON = Label.of(own.LEDGER_REASON)
 _EXPORTER = Label.of(own.OTEL_COMPONENT_NAME)
+_EXPORTER_TYPE = Label.of(own.OTEL_COMPONENT_TYPE)
 _ERROR = Label.of(signals.ERROR_TYPE)
 _COMPONENT = Label.of(own.COMPONENT_ID)
 _STATE = Label.of(own.COMPONENT_STATE)
@@ -89,7 +90,7 @@ def _about_agents(q: PromQL) -> tuple[Alert, ...]:
     earlier = q.sum_by(place, q.series(own.PIPELINE_SERIES) + " offset 1h")
     troubled = q.series(own.COMPONENT_STATUS, Match(_STATE, "degraded|failed", "=~"))
     lost = q.increase(own.LEDGER_COUNT, Match(Label.of(own.LEDGER_ACCOUNT), "lost"), window="10m")
-    tried = [*place, _EXPORTER]
+    tried = [*place, _EXPORTER, _EXPORTER_TYPE]
     failed = q.increase(own.EXPORTER_REQUESTS, Match(_ERROR, ".+", "=~"), window="10m")
     passed = q.increase(own.EXPORTER_REQUESTS, Match(_ERROR, ""), window="10m")
     refused = q.increase(own.CONFIG_RELOADS, Match(_OUTCOME, "refused"), window="15m")
@@ -145,9 +146,9 @@ def _about_agents(q: PromQL) -> tuple[Alert, ...]:
             f"{q.sum_by(tried, failed)} > 0 unless {q.sum_by(tried, passed)} > 0",
             "10m",
             "critical",
-            f"{value(_EXPORTER)} on {node} delivers nothing",
-            "Every request of the last ten minutes failed. Seen only where another exporter still "
-            "delivers; without one the agent counts as away.",
+            f"{value(_EXPORTER)} ({value(_EXPORTER_TYPE)}) on {node} delivers nothing",
+            "Every request of the last ten minutes failed, of metrics or of logs. Seen only where "
+            "the agent's own metrics still arrive; without them it counts as away.",
         ),
         Alert(
             "RetinaOtelSeriesFolded",

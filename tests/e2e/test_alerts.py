@@ -67,8 +67,9 @@ def coverage(ratio: float, packets: int) -> dict[str, Values]:
     )
 
 
-def requests(values: Values, error: str = "") -> dict[str, Values]:
-    labels = {"error_type": error} if error else {}
+def requests(values: Values, error: str = "", signal: str = "metric") -> dict[str, Values]:
+    labels = {"otel_component_type": f"otlp_http_{signal}_exporter"}
+    labels |= {"error_type": error} if error else {}
     name = "retina_exporter_requests_total"
     return at_node(name, values, otel_component_name="otlp_http", **labels)
 
@@ -169,6 +170,10 @@ TELLING: dict[str, tuple[str, dict[str, Values]]] = {
     "a loss just after an agent has started anew": (
         "RetinaOtelLost",
         ledger("lost", "0x10 3x131 0x4 2x4"),
+    ),
+    "an exporter of which all events fail and all points pass": (
+        "RetinaOtelExporterBlocked",
+        requests(growing(1), "timeout", signal="log") | requests(growing(1), signal="metric"),
     ),
     "many drops where `semconv_preview` names what is sent": (
         "RetinaOtelPacketsDropped",
