@@ -3,72 +3,16 @@ Azure's ingestion may answer: what arrives adds up to what was counted, and the 
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import socket
-import ssl
-import threading
-import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
-from retina_otel.delivery.outcome import Result
-from retina_otel.delivery.tls.contexts import TlsOptions
-from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
-from retina_otel.exporters.azure_monitor.connection_string import parse
-from retina_otel.exporters.azure_monitor.ingestion import IngestionSender
 from retina_otel.testing.application_insights import KEY, Answer, ApplicationInsights
-from retina_otel.testing.exporters import METRIC, Bench, ManualClock, Source
-
-FAST = {
-    "interval": "50ms",
-    "events_interval": "20ms",
-    "retry_on_failure": {"initial_interval": "20ms", "max_interval": "50ms"},
-}
-RESOURCE: dict[str, str | int | bool] = {
-    "service.name": "retina-otel",
-    "k8s.node.name": "node-1",
-    "k8s.cluster.name": "prod",
-}
-
-
-class Running:
-    """An exporter with its source, started."""
-
-    def __init__(self, connection_string: str, **settings: Any) -> None:
-        self.bench = Bench(id="azure_monitor", resource=dict(RESOURCE))
-        self.source = Source()
-        chosen = AzureMonitorSettings.model_validate(
-            {"connection_string": connection_string, **FAST, **settings}
-        )
-        self.exporter = AzureMonitorExporter(chosen, self.bench.context(), {})
-        reader = self.source.accumulator.reader(
-            "test",
-            temporality=self.exporter.temporality,
-            zero_points=self.exporter.zero_points,
-            stale_markers=self.exporter.stale_markers,
-        )
-        self.exporter.start([reader], [self.source.buffer.reader("test")])
-
-    def stop(self, seconds: float = 5.0) -> None:
-        self.exporter.stop(self.bench.deadline_ns(seconds))
-
-    @property
-    def ledger(self) -> Any:
-        return self.bench.ledger.report()
-
-    @property
-    def truth(self) -> dict[Any, int]:
-        """What the endpoint's sums must be."""
-        return {
-            frozenset({**RESOURCE, "test.who": who}.items()): total
-            for who, total in self.source.truth.items()
-        }
+from retina_otel.testing.exporters import METRIC
+from tests.unit.exporters.azure_monitor_running import Running, assert_all_arrived, feed, wait_until
+from tests.unit.exporters.started_exporter import stopped_in_the_end
 
 
 @pytest.fixture
@@ -79,44 +23,11 @@ def azure() -> Iterator[ApplicationInsights]:
 
 @pytest.fixture
 def run(azure: ApplicationInsights) -> Iterator[Callable[..., Running]]:
-    started: list[Running] = []
-
     def start(**settings: Any) -> Running:
-        started.append(Running(azure.connection_string, **settings))
-        return started[-1]
+        return Running(azure.connection_string, **settings)
 
-    yield start
-    for running in started:
-        running.stop(0.5)
-
-
-def assert_all_arrived(azure: ApplicationInsights, running: Running) -> None:
-    """Deltas add up to the truth, each event came once, and the ledger says the same."""
-    assert azure.sums(METRIC.name) == running.truth
-    numbers = [int(event["test.number"]) for event in azure.events()]
-    assert sorted(numbers) == list(range(running.source.events))
-    assert azure.faults() == []
-    ledger = running.ledger
-    assert (ledger.difference, dict(ledger.lost)) == (0, {})
-    exported = {unit: counts.exported for unit, counts in ledger.exports.items()}
-    assert exported.get("points", 0) == len(azure.points())
-    assert exported.get("events", 0) == running.source.events
-
-
-def feed(azure: ApplicationInsights, running: Running, rounds: int = 4) -> None:
-    """Rounds of counts and events, each after a request of metrics has come."""
-    for n in range(rounds):
-        before = requests_with(azure, "MetricData")
-        running.source.count(a=11 + n, b=13)
-        running.source.happen(5)
-        azure.wait_for(lambda before=before: requests_with(azure, "MetricData") > before)
-
-
-def requests_with(azure: ApplicationInsights, base_type: str) -> int:
-    return sum(
-        any(envelope["data"]["baseType"] == base_type for envelope in request.envelopes)
-        for request in azure.received
-    )
+    with stopped_in_the_end(start) as run:
+        yield run
 
 
 def test_deltas_add_up_and_events_arrive_once(
@@ -147,16 +58,6 @@ def test_what_may_pass_later_loses_nothing(
     assert failures + exports["events"].request_failures.get(why, 0) == 3
     assert f"HTTP {status}: said by the test" in running.bench.reasons[0]
     assert running.bench.reasons[-1] == ""
-
-
-def test_a_connection_that_is_reset_loses_nothing(
-    azure: ApplicationInsights, run: Callable[..., Running]
-) -> None:
-    azure.script(*[Answer(reset=True)] * 3)
-    running = run()
-    feed(azure, running)
-    running.stop()
-    assert_all_arrived(azure, running)
 
 
 def test_retry_after_is_obeyed(azure: ApplicationInsights, run: Callable[..., Running]) -> None:
@@ -280,95 +181,6 @@ def test_a_request_that_was_taken_is_not_sent_again_whatever_the_answer_says(
     assert running.ledger.exports["points"].exported == len(azure.points()) == 1
 
 
-def test_an_endpoint_that_sends_a_byte_now_and_then_is_a_timeout_all_the_same(
-    run: Callable[..., Running],
-) -> None:
-    over = threading.Event()
-
-    def trickle(listener: socket.socket) -> None:
-        connection, _ = listener.accept()
-        with connection, contextlib.suppress(OSError):
-            connection.sendall(b"HTTP/1.1")
-            while not over.wait(0.05):
-                connection.sendall(b" ")
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=trickle, args=(listener,))
-        thread.start()
-        target = parse(
-            f"InstrumentationKey={KEY};IngestionEndpoint=http://127.0.0.1:{listener.getsockname()[1]}",
-            "it",
-        )
-        sender = IngestionSender(target, clock=ManualClock(), tls=TlsOptions())
-        cut = threading.Timer(5.0, over.set)  # which would be another reason
-        cut.start()
-        outcome = sender.send(sender.pack(b"[]", 0), 0.4)
-        cut.cancel()
-        over.set()
-        thread.join(10)
-        sender.close()
-    assert outcome.reason == "timeout"
-
-
-def test_an_endpoint_that_never_shakes_hands_is_a_timeout() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"https://127.0.0.1:{listener.getsockname()[1]}"
-        target = parse(f"InstrumentationKey={KEY};IngestionEndpoint={address}", "it")
-        sender = IngestionSender(target, clock=ManualClock(), tls=TlsOptions())
-        outcome = sender.send(sender.pack(b"[]", 0), 0.3)
-        sender.close()
-    assert outcome.reason == "timeout"
-
-
-def test_a_certificate_that_is_not_checked_is_told_by_the_agents_log_alone() -> None:
-    ca, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("another.example").configure_cert(context)
-    with ApplicationInsights(tls=context) as azure, warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        target = parse(azure.connection_string, "it")
-        tls = TlsOptions(insecure_skip_verify=True)
-        sender = IngestionSender(target, clock=ManualClock(), tls=tls)
-        outcome = sender.send(sender.pack(b"[]", 0), 5.0)
-        sender.close()
-    assert (outcome.result, told) == (Result.ACCEPTED, [])
-
-
-def test_a_redirect_to_the_same_host_is_followed_and_kept(
-    azure: ApplicationInsights, run: Callable[..., Running]
-) -> None:
-    with ApplicationInsights() as other:
-        azure.script(Answer(308, location=f"{other.endpoint}/v2.1/track"))
-        running = run()
-        feed(other, running)
-        running.stop()
-        assert len(azure.received) == 1
-        assert_all_arrived(other, running)
-
-
-def test_a_redirect_in_circles_ends(
-    azure: ApplicationInsights, run: Callable[..., Running]
-) -> None:
-    azure.script(*[Answer(307, location=f"{azure.endpoint}/v2.1/track")] * 5)
-    running = run()
-    running.source.count(a=5)
-    azure.wait_for(azure.points)
-    assert len(azure.received) == 6
-    assert running.ledger.exports["points"].request_failures == {"http_307": 1}
-
-
-@pytest.mark.parametrize("place", ["http://localhost:{port}", "https://127.0.0.1:{port}", "//", ""])
-def test_a_redirect_to_a_foreign_host_is_not_followed(
-    azure: ApplicationInsights, run: Callable[..., Running], place: str
-) -> None:
-    with ApplicationInsights() as other:
-        azure.script(Answer(308, location=place.format(port=other.port)))
-        running = run()
-        running.source.count(a=5)
-        azure.wait_for(azure.points)
-        assert other.received == []
-        assert "HTTP 308" in running.bench.reasons[0]
-
-
 def test_requests_have_at_most_so_many_items(
     azure: ApplicationInsights, run: Callable[..., Running]
 ) -> None:
@@ -376,58 +188,6 @@ def test_requests_have_at_most_so_many_items(
     running.source.count(**{f"s{n}": n + 1 for n in range(10)})
     azure.wait_for(lambda: len(azure.points()) == 10)
     assert [len(request.envelopes) for request in azure.received] == [4, 4, 2]
-
-
-def test_an_endpoint_that_never_answers_does_not_keep_the_agent_from_ending(
-    azure: ApplicationInsights, run: Callable[..., Running]
-) -> None:
-    never = threading.Event()
-    azure.always(Answer(wait=never))
-    running = run()
-    running.source.count(a=5)
-    azure.wait_for(lambda: azure.received)
-    began = time.monotonic()
-    running.stop(1.0)
-    assert time.monotonic() - began < 5.0
-    never.set()
-    ledger = running.ledger
-    assert (ledger.difference, ledger.lost) == (0, {"points_shutdown": 1})
-
-
-def test_the_key_is_in_no_log_and_no_reason(
-    azure: ApplicationInsights, run: Callable[..., Running], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    azure.script(
-        Answer(206, errors={0: 400}, message=f"no such resource: {KEY}"),
-        Answer(500, message=f"{KEY} again"),
-        Answer(400, message=KEY),
-        Answer(reset=True),
-    )
-    running = run()
-    feed(azure, running)
-    running.stop()
-    said = [record.getMessage() for record in caplog.records]
-    assert any("no such resource: <key>" in line for line in said)
-    assert not [line for line in [*said, *running.bench.reasons] if KEY in line]
-    assert KEY not in repr(running.exporter.__dict__)
-
-
-def test_a_proxy_gets_the_request_and_its_password_is_in_no_log(
-    azure: ApplicationInsights, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    azure.script(Answer(503))
-    running = Running(
-        f"InstrumentationKey={KEY};IngestionEndpoint=http://ingestion.invalid",
-        proxy_url=f"http://me:hunter2@127.0.0.1:{azure.port}",
-    )
-    running.source.count(a=5)
-    azure.wait_for(azure.points)
-    running.stop()
-    assert {r.path for r in azure.received} == {"http://ingestion.invalid/v2.1/track"}
-    said = "".join(record.getMessage() for record in caplog.records)
-    assert "hunter2" not in said + "".join(running.bench.reasons)
 
 
 def test_events_on_the_disk_survive_the_agent_and_go_to_no_other_resource(tmp_path: Path) -> None:
@@ -465,10 +225,3 @@ def test_events_of_the_disk_that_are_taken_in_part_arrive_once(
     assert [len(request.envelopes) for request in azure.received] == [7, 2]
     assert sorted(int(event["test.number"]) for event in azure.events()) == list(range(7))
     assert (after.ledger.difference, after.ledger.lost) == (0, {})
-
-
-def wait_until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
