@@ -11,11 +11,15 @@ from typing import Any
 import pytest
 
 from retina_otel.encode.otlp import MetricsEncoder
+from retina_otel.exporters.prometheus_remote_write import (
+    PrometheusRemoteWriteExporter,
+    PrometheusRemoteWriteSettings,
+)
 from retina_otel.model.attribute_sets import AttributeSets
 from retina_otel.model.signals import Kind, Metric
 from retina_otel.pipeline.points import PointBlock
 from retina_otel.testing.backends import Prometheus
-from retina_otel.testing.exporters import MetricsFeed
+from retina_otel.testing.exporters import Bench, MetricsFeed
 from retina_otel.testing.points import Point, point_block
 from tests.e2e.test_remote_write_conformance import IN_ORDER, RESOURCE, sent
 from tests.e2e.test_scrape_conformance import METRICS, SCOPE, points
@@ -134,6 +138,44 @@ def test_a_series_begins_at_zero_and_is_stale_when_it_has_ended(prometheus: Prom
         "x": {0: ("0", "0"), 1: ("0", "0"), 5000: ("4", "2"), 8000: ("6", "3")},
         "y": {0: ("0", "0"), 1: ("0", "0"), 5000: ("7", "3.5")},
     }
+
+
+def test_what_prometheus_says_it_has_written_is_what_the_ledger_says(
+    prometheus: Prometheus,
+) -> None:
+    """Of a request that comes again it takes what is newest, and refuses the zeros before."""
+    metric = Metric("again", Kind.HISTOGRAM, "", "", scope=SCOPE, boundaries=(1.0,))
+    now_ns = time.time_ns() // 1_000_000 * 1_000_000
+    start_ns = now_ns - 10**10
+    sets = AttributeSets()
+    blocks = [
+        point_block(
+            metric,
+            [
+                Point(total, own={"who": who}, start_ns=start_ns, time_ns=at, buckets=buckets)
+                for who in "xyz"
+            ],
+            sets=sets,
+        )
+        for at, total, buckets in ((start_ns + 10**6, 0.0, (0, 0)), (now_ns, 2.5, (1, 1)))
+    ]
+    settings: dict[str, Any] = {"protocol": "2.0", "native_histograms": True, "target_info": False}
+    sent(feed_of(blocks), prometheus, **settings)
+    bench = Bench(id="prometheus_remote_write", resource=RESOURCE)
+    chosen = {"endpoint": prometheus.remote_write_url, **settings}
+    exporter = PrometheusRemoteWriteExporter(
+        PrometheusRemoteWriteSettings.model_validate(chosen), bench.context()
+    )
+    exporter.start([feed_of(blocks)], [])
+    exporter.stop(bench.deadline_ns(20))
+    report = bench.ledger.report()
+    assert (report.difference, report.drained, dict(report.lost)) == (0, 3, {"points_rejected": 3})
+    start_ms = start_ns // 10**6
+    stored = prometheus.samples("again")
+    assert {series.labels["who"] for series in stored} == {"x", "y", "z"}
+    for series in stored:
+        counts = {at_ms - start_ms: told["count"] for at_ms, told in series.histograms.items()}
+        assert counts == {0: "0", 1: "0", 10_000: "2"}
 
 
 def test_they_are_those_that_prometheus_makes_of_otlp(tmp_path: Path) -> None:
