@@ -1,12 +1,14 @@
-"""Push: what every push exporter is. A thread, a lane for each reader, and the books.
+"""Push: what every push exporter is. A thread for each signal, a lane for each reader, the books.
 
 An exporter's module says what is its own: settings, encoders and senders, as a route for each
-signal. A sender may stand in both routes; it is aborted and closed once.
+signal. Each sender has a thread, so that a backend which gives no answer to one signal delays no
+other. A sender that stands in both routes has one thread for both.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -86,13 +88,14 @@ class Push:
         self._events = events
         self._at_once = at_once
         self._spool_place = spool
-        self._spooling: SpoolLane | None = None
         routes = [route for route in (metrics, events) if route is not None]
         self._senders = list({id(route.sender): route.sender for route in routes}.values())
         self._report = DeliveryReport(
             context.ledger, context.logger, context.clock, context.degraded, context.operated
         )
-        self._worker: Worker | None = None
+        self._workers: list[Worker] = []
+        self._unused = self._senders
+        """Nobody sends with them, so nobody else closes them."""
 
     def start(self, metrics: Sequence[MetricsReader], events: Sequence[EventsReader]) -> None:
         """Raises ConfigError if the directory of the spool can't be used."""
@@ -104,44 +107,79 @@ class Push:
             sharing=context.sharing,
             aligned=not self._at_once,
         )
-        lanes: list[Lane[Any]] = []
-        if self._metrics is not None:
-            for number, reader in enumerate(metrics):
-                lanes.append(MetricsLane(f"metrics {number}", reader, self._metrics, options))
-        if self._events is not None and self._spool_place is not None and events:
-            spool = self._spool_place.open(context.clock, self._report.damaged)
-            self._spooling = SpoolLane("events", events, self._events, options, spool)
-            lanes.append(self._spooling)
-        elif self._events is not None:
-            for number, events_reader in enumerate(events):
-                lanes.append(EventsLane(f"events {number}", events_reader, self._events, options))
-        self._worker = Worker(
-            context.id,
-            lanes,
-            clock=context.clock,
-            logger=context.logger,
-            abort=self._abort,
-            close=self._end,
-        )
-        self._worker.start()
+        given = [
+            (self._metrics, self._metrics_lanes(metrics, options)),
+            (self._events, self._events_lanes(events, options)),
+        ]
+        unused = []
+        for sender in self._senders:
+            lanes = [
+                lane
+                for route, own in given
+                if route is not None and route.sender is sender
+                for lane in own
+            ]
+            if lanes:
+                self._workers.append(self._worker(sender, lanes))
+            else:
+                unused.append(sender)
+        self._unused = unused
+        for worker in self._workers:
+            worker.start()
 
     def stop(self, deadline_ns: int) -> None:
         """Sends what is left until the monotonic deadline, then closes the senders."""
-        if self._worker is None:
-            self._close()
-        else:
-            self._worker.stop(deadline_ns)
-
-    def _abort(self) -> None:
-        for sender in self._senders:
-            sender.abort()
-
-    def _end(self) -> None:
-        if self._spooling is not None:
-            self._spooling.close()
-        self._report.ended()
-        self._close()
-
-    def _close(self) -> None:
-        for sender in self._senders:
+        # Each in a thread, so that one which waits for its backend takes no time of the other's.
+        stopping = [
+            threading.Thread(target=worker.stop, args=(deadline_ns,)) for worker in self._workers
+        ]
+        for thread in stopping:
+            thread.start()
+        for thread in stopping:
+            thread.join()
+        for sender in self._unused:
             sender.close()
+        self._report.ended()
+
+    def _metrics_lanes(
+        self, readers: Sequence[MetricsReader], options: LaneOptions
+    ) -> list[Lane[Any]]:
+        route = self._metrics
+        if route is None:
+            return []
+        return [
+            MetricsLane(f"metrics {number}", reader, route, options)
+            for number, reader in enumerate(readers)
+        ]
+
+    def _events_lanes(
+        self, readers: Sequence[EventsReader], options: LaneOptions
+    ) -> list[Lane[Any]]:
+        route = self._events
+        if route is None or not readers:
+            return []
+        if self._spool_place is not None:
+            spool = self._spool_place.open(options.clock, self._report.damaged)
+            return [SpoolLane("events", readers, route, options, spool)]
+        return [
+            EventsLane(f"events {number}", reader, route, options)
+            for number, reader in enumerate(readers)
+        ]
+
+    def _worker(self, sender: Sender, lanes: Sequence[Lane[Any]]) -> Worker:
+        context = self._context
+
+        def close() -> None:
+            for lane in lanes:
+                if isinstance(lane, SpoolLane):
+                    lane.close()
+            sender.close()
+
+        return Worker(
+            " ".join([context.id, *dict.fromkeys(lane.unit for lane in lanes)]),
+            lanes,
+            clock=context.clock,
+            logger=context.logger,
+            abort=sender.abort,
+            close=close,
+        )

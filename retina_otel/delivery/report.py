@@ -11,8 +11,9 @@ end are kept, and seen anew (`events_resumed`) by who reads them there.
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.pipeline.ledger import Ledger
@@ -29,7 +30,7 @@ Operated = Callable[[str, float, str], None]
 
 
 class DeliveryReport:
-    """Shared by the lanes of one exporter. Called on the exporter's thread."""
+    """Shared by the lanes of one exporter. Any of its threads."""
 
     def __init__(
         self,
@@ -44,6 +45,8 @@ class DeliveryReport:
         self._clock = clock
         self._degraded = degraded
         self._operated = operated
+        self._lock = threading.Lock()
+        """Of all below; the ledger has its own."""
         self._said: dict[str, int] = {}
         """What was logged, and until when it is not repeated."""
         self._announced = False
@@ -51,10 +54,6 @@ class DeliveryReport:
         self._suppressed = 0
         self._failing: dict[str, Outcome] = {}
         self._unsent: Counter[str] = Counter()
-
-    def may_lose(self, unit: str, reasons: Iterable[str]) -> None:
-        """A lane of this unit begins, which may settle items as lost by these reasons."""
-        self._ledger.may_fail(unit, *reasons)
 
     def request(
         self, unit: str, n_bytes: int, outcome: Outcome, seconds: float | None = None
@@ -84,7 +83,8 @@ class DeliveryReport:
         self._ledger.add_export(
             unit, exported=accepted, failed=lost, superseded=superseded, held=held
         )
-        self._unsent[unit] += lost["shutdown"]
+        with self._lock:
+            self._unsent[unit] += lost["shutdown"]
 
     def hold(self, n_events: int) -> None:
         """So many events were put on the disk, to be settled later."""
@@ -114,21 +114,35 @@ class DeliveryReport:
 
     def failed(self, lane: str, outcome: Outcome) -> None:
         """A request did not pass; the exporter counts as degraded until one of this lane does."""
-        known = self._failing.get(lane)
-        self._failing[lane] = outcome
-        if known is None or known.reason != outcome.reason:
-            self._degraded(self._reason())
-            self.warn(outcome)
+        with self._lock:
+            known = self._failing.get(lane)
+            self._failing[lane] = outcome
+            if known is None or known.reason != outcome.reason:
+                # Told under the lock: what is told last is how it is.
+                self._degraded(self._reason())
+                self._warn(outcome)
 
     def passed(self, lane: str) -> None:
-        if self._failing.pop(lane, None) is not None:
-            self._degraded(self._reason())
-            if self._announced and not self._failing:
-                self._announced = False
-                self._logger.info("delivery works again")
+        with self._lock:
+            if self._failing.pop(lane, None) is not None:
+                self._degraded(self._reason())
+                if self._announced and not self._failing:
+                    self._announced = False
+                    self._logger.info("delivery works again")
 
     def warn(self, outcome: Outcome) -> None:
         """Logs a warning, unless the same was said lately or anything was said just now."""
+        with self._lock:
+            self._warn(outcome)
+
+    def ended(self) -> None:
+        """Says what did not get out: the ledger that has it can't be sent any more."""
+        with self._lock:
+            unsent = sorted(self._unsent.items())
+        if left := ", ".join(f"{n} {unit}" for unit, n in unsent if n):
+            self._logger.warning("ended before the backend took what was left: %s", left)
+
+    def _warn(self, outcome: Outcome) -> None:
         now = self._clock.monotonic_ns()
         text = f"{outcome.message}. {outcome.remedy}" if outcome.remedy else outcome.message
         if now < self._said.get(text, now):
@@ -145,11 +159,6 @@ class DeliveryReport:
             text += f" ({self._suppressed} other warnings were not shown)"
             self._suppressed = 0
         self._logger.warning("%s", text)
-
-    def ended(self) -> None:
-        """Says what did not get out: the ledger that has it can't be sent any more."""
-        if left := ", ".join(f"{n} {unit}" for unit, n in sorted(self._unsent.items()) if n):
-            self._logger.warning("ended before the backend took what was left: %s", left)
 
     def _reason(self) -> str:
         distinct = dict.fromkeys(

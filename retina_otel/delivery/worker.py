@@ -1,4 +1,5 @@
-"""The thread of an exporter: steps its lanes when they are due, sleeps in between, flushes last.
+"""A thread of an exporter: steps the lanes of a sender when they are due, sleeps in between, and
+flushes last.
 
 All waiting is here, and all of it can be ended by `stop`. A lane that raises is a defect of ours:
 it is logged and counted, and the other lanes go on.
@@ -45,8 +46,9 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self, deadline_ns: int) -> None:
         """Sends what is left until the monotonic deadline, then ends. Returns soon after it."""

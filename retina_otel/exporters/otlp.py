@@ -29,6 +29,7 @@ from retina_otel.pipeline.points import EventsReader, MetricsReader, ResourceMod
 USER_AGENT = f"retina-otel/{__version__}"
 _DEFAULT_INTERVAL_S = 15.0
 _DEFAULT_TIMEOUT_S = 10.0
+_SIGNALS = ("metrics", "logs")
 
 
 class OtlpSettings(Settings):
@@ -103,12 +104,6 @@ class OtlpSettings(Settings):
             raise ValueError("auth and the header Authorization exclude each other: keep one")
         return self
 
-    @property
-    def all_endpoints(self) -> list[str]:
-        """Those that settings name, for whatever signal."""
-        own = (self.endpoint, self.metrics_endpoint, self.logs_endpoint)
-        return [*filter(None, own), *self.endpoints]
-
 
 S = TypeVar("S", bound=OtlpSettings)
 
@@ -129,7 +124,8 @@ class OtlpExporter(ABC, Generic[S]):
         self.settings = settings
         self.context = context
         self._variables = variables
-        self._authorizer = settings.auth.authorizer()
+        # Each signal has a thread, and an authorizer is used by one.
+        self._authorizers = {signal: settings.auth.authorizer() for signal in _SIGNALS}
         self.temporality = settings.temporality or temporality_preference(variables)
         """What readers of metrics must be made with."""
         name = "OTEL_METRIC_EXPORT_INTERVAL"
@@ -141,7 +137,7 @@ class OtlpExporter(ABC, Generic[S]):
         self.senders: dict[str, Sender] = {}
         """By signal, without those that the environment sends another way."""
         self._unusable: dict[str, ConfigError] = {}
-        for signal in ("metrics", "logs"):
+        for signal in _SIGNALS:
             try:
                 self.senders[signal] = self._first_that_takes(signal)
             except ConfigError as error:
@@ -203,7 +199,7 @@ class OtlpExporter(ABC, Generic[S]):
         """Those of the environment, and the settings' own over them."""
         own = {name: value.get_secret_value() for name, value in self.settings.headers.items()}
         overridden = {name.lower() for name in own}
-        if self._authorizer is not None:
+        if self._authorizers[signal] is not None:
             overridden.add("authorization")
         general = self.environment(signal).headers
         return {**{k: v for k, v in general.items() if k.lower() not in overridden}, **own}
@@ -249,7 +245,7 @@ class OtlpExporter(ABC, Generic[S]):
 
     def _first_that_takes(self, signal: str) -> Sender:
         endpoints = self.endpoints(signal)
-        senders = [self.sender(signal, each, self._authorizer) for each in endpoints]
+        senders = [self.sender(signal, each, self._authorizers[signal]) for each in endpoints]
         if len(senders) == 1:
             return senders[0]
         return FailoverSender(
@@ -270,7 +266,7 @@ class OtlpExporter(ABC, Generic[S]):
             self.shown(endpoint)
             for signal in self.senders
             for endpoint in self.endpoints(signal)
-            if self._authorizer is not None and self.in_the_clear(signal, endpoint)
+            if self._authorizers[signal] is not None and self.in_the_clear(signal, endpoint)
         ]
         if clear:
             self.context.logger.warning(

@@ -62,6 +62,8 @@ class Answer:
     """Partial success: so many items are said to be rejected. The sink keeps them all."""
     message: str = ""
     delay_s: float = 0.0
+    wait: threading.Event | None = None
+    """Answer when this is set."""
     reset: bool = False
     """Read half of the body, then reset the connection."""
 
@@ -150,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         decoded = _decoded(self.path, headers, wire)
         if answer.delay_s:
             time.sleep(answer.delay_s)
+        if answer.wait is not None:
+            answer.wait.wait()
         if answer.status != 200:
             decoded = replace(decoded, status=answer.status)
         self._note(headers, wire, decoded, answer)

@@ -45,6 +45,8 @@ class Status:
     """Partial success: so many items are said to be rejected. The sink keeps them all."""
     message: str = ""
     delay_s: float = 0.0
+    wait: threading.Event | None = None
+    """End the call when this is set."""
 
 
 class OtlpGrpcSink(OtlpBackend[Status]):
@@ -105,6 +107,8 @@ class OtlpGrpcSink(OtlpBackend[Status]):
             fault = f"body that can't be decoded: {error}"
         if status.delay_s:
             time.sleep(status.delay_s)
+        if status.wait is not None:
+            status.wait.wait()
         code = grpc.StatusCode.INVALID_ARGUMENT if fault else grpc.StatusCode[status.code]
         self.keep(
             Received(

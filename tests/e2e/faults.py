@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from retina_otel.component import Clock, Exporter
+from retina_otel.delivery.lane import Lane
 from retina_otel.delivery.sharing import Sharing
 from retina_otel.delivery.worker import Worker
 from retina_otel.model.batches import Column, EventBatch, MetricBatch, Window
@@ -80,7 +81,7 @@ class Source:
 
 
 class Stepped:
-    """An exporter whose thread is the test: nothing happens but in `run` and `stop`."""
+    """An exporter whose threads are the test: nothing happens but in `run` and `stop`."""
 
     def __init__(
         self,
@@ -100,7 +101,8 @@ class Stepped:
         )
         self._events = self.source.buffer.reader("faults")
         self.exporter.start([self._metrics], [self._events])
-        self.worker = _STARTED.pop()
+        self._workers = _STARTED.copy()
+        _STARTED.clear()
         _RUNNING.append(self)
 
     @property
@@ -112,31 +114,39 @@ class Stepped:
     def run(self, seconds: float) -> None:
         """Steps the lanes whenever they are due, for so long on the test's clock."""
         end = self.clock.monotonic_ns() + round(seconds * _S)
-        while (due := self.worker.step()) < end:
+        while (due := self._step()) < end:
             self.clock.advance_to(due)
         self.clock.advance_to(end)
 
     def stop(self, seconds: float = 10.0) -> LedgerReport:
         """An orderly end, with so much time on the test's clock."""
         deadline = self.clock.monotonic_ns() + round(seconds * _S)
-        lanes = self.worker._lanes
-        for lane in lanes:
+        for lane in self._lanes:
             lane.begin_flush(deadline)
-        while not all(lane.finished for lane in lanes):
-            self.clock.advance_to(min(self.worker.step(), deadline))
+        while not all(lane.finished for lane in self._lanes):
+            self.clock.advance_to(min(self._step(), deadline))
         self.exporter.stop(deadline)
         _RUNNING.remove(self)
         return self.ledger
 
     def kill(self) -> None:
         """What SIGKILL leaves behind: nothing flushed, no lock, no connection."""
-        for lane in self.worker._lanes:
+        for lane in self._lanes:
             if (spool := getattr(lane, "_spool", None)) is not None:
                 spool.close()
-        self.worker._abort()
+        for worker in self._workers:
+            worker._abort()
         _RUNNING.remove(self)
         self.source.accumulator.remove(self._metrics)
         self.source.buffer.remove(self._events)
+
+    @property
+    def _lanes(self) -> list[Lane[Any]]:
+        return [lane for worker in self._workers for lane in worker._lanes]
+
+    def _step(self) -> int:
+        """Each worker in turn. When the next step is due."""
+        return min(worker.step() for worker in self._workers)
 
 
 _STARTED: list[Worker] = []

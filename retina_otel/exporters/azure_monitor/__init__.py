@@ -95,7 +95,7 @@ class AzureMonitorSettings(Settings):
 
 
 class AzureMonitorExporter:
-    """One resource of Application Insights, one connection."""
+    """One resource of Application Insights, a connection for each signal."""
 
     temporality = Temporality.DELTA
     """Application Insights adds up what it is sent."""
@@ -122,13 +122,16 @@ class AzureMonitorExporter:
         azure_ad = settings.auth.azure_ad
         if azure_ad is not None and azure_ad.audience:
             target = replace(target, audience=azure_ad.audience)
-        sender = IngestionSender(
-            target,
-            clock=context.clock,
-            tls=settings.tls.options(),
-            proxy_url=settings.proxy_url.get_secret_value(),
-            credential=azure_ad.credential() if azure_ad else None,
-        )
+
+        def sender() -> IngestionSender:
+            return IngestionSender(
+                target,
+                clock=context.clock,
+                tls=settings.tls.options(),
+                proxy_url=settings.proxy_url.get_secret_value(),
+                credential=azure_ad.credential() if azure_ad else None,
+            )
+
         templates = Templates(target, context.resource)
         properties = Properties(context.resource, self._cut)
         most = settings.max_request_items
@@ -138,7 +141,7 @@ class AzureMonitorExporter:
             settings.retry_on_failure.policy(),
             MetricsRoute(
                 encode=lambda: MetricEnvelopes(templates.metric, properties, most).requests,
-                sender=sender,
+                sender=sender(),
                 split=split,
                 interval_s=settings.interval,
                 timeout_s=settings.timeout,
@@ -147,7 +150,7 @@ class AzureMonitorExporter:
             ),
             EventsRoute(
                 encode=lambda: EventEnvelopes(templates.event, properties, most).requests,
-                sender=sender,
+                sender=sender(),
                 split=split,
                 interval_s=settings.events_interval,
                 timeout_s=settings.timeout,

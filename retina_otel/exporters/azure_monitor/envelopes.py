@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,7 +52,7 @@ class Template:
 
 
 class Properties:
-    """What attributes are as properties: strings of bounded length."""
+    """What attributes are as properties: strings of bounded length. Any thread."""
 
     def __init__(
         self, resource: Resource, told: Callable[[str, int], None] = lambda what, total: None
@@ -59,6 +60,7 @@ class Properties:
         """`told` is told of "keys" or "values" that were too long, and how many there were so far,
         once for each attribute set or event that has them."""
         self._told = told
+        self._lock = threading.Lock()
         self._cut: Counter[str] = Counter()
         self._resource = {self._key(key): value for key, value in resource.items()}
         self._beside = functools.lru_cache(maxsize=64)(self._resource_beside)
@@ -104,8 +106,9 @@ class Properties:
         return text[:MAX_VALUE]
 
     def _count(self, what: str) -> None:
-        self._cut[what] += 1
-        self._told(what, self._cut[what])
+        with self._lock:
+            self._cut[what] += 1
+            self._told(what, self._cut[what])
 
 
 class MetricEnvelopes:

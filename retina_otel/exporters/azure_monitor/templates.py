@@ -44,13 +44,14 @@ _CUSTOM_EVENT = "microsoft.custom_event.name"
 
 
 class Templates:
-    """Makes templates for one destination and one agent."""
+    """Makes templates for one destination and one agent. Those of metrics and of events may be made
+    by two threads."""
 
     def __init__(self, target: ConnectionString, resource: Mapping[str, AttributeValue]) -> None:
         """Of the resource only what becomes role, role instance and version is in templates."""
-        self._kept = _Kept()
-        self._metrics = quiet(AzureMonitorMetricExporter, target, self._kept)
-        self._logs = quiet(AzureMonitorLogExporter, target, self._kept)
+        self._kept_metrics, self._kept_logs = _Kept(), _Kept()
+        self._metrics = quiet(AzureMonitorMetricExporter, target, self._kept_metrics)
+        self._logs = quiet(AzureMonitorLogExporter, target, self._kept_logs)
         self._resource = _role(resource)
 
     def metric(self, metric: Metric) -> Template:
@@ -59,7 +60,7 @@ class Templates:
         series = MetricData(metric.name, metric.brief, metric.unit, data)
         scope = ScopeMetrics(InstrumentationScope(metric.scope), [series], "")
         self._metrics.export(MetricsData([ResourceMetrics(self._resource, [scope], "")]))
-        return _template(self._kept.item())
+        return _template(self._kept_metrics.item())
 
     def event(self, event: Event) -> Template:
         record = LogRecord(
@@ -70,7 +71,7 @@ class Templates:
         )
         scope = InstrumentationScope(event.scope)
         self._logs.export([ReadableLogRecord(record, self._resource, scope)])
-        return _template(self._kept.item())
+        return _template(self._kept_logs.item())
 
 
 class _Kept(Transport):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -86,6 +87,24 @@ def test_an_end_of_an_outage_is_logged_if_its_begin_was(caplog: pytest.LogCaptur
             rig.report.failed("metrics", failure("down"))
             rig.report.passed("metrics")
     assert [r.getMessage() for r in caplog.records] == ["down. Wait", "delivery works again"]
+
+
+def test_what_is_told_last_is_how_it_is_also_if_two_threads_tell_at_once() -> None:
+    """The second fails while the first is telling; who did not wait would be told first."""
+    rig = Rig()
+    told: list[str] = []
+    second = threading.Thread(target=lambda: report.failed("events", failure("events")))
+
+    def tell(reason: str) -> None:
+        if not second.ident:
+            second.start()
+            second.join(0.2)
+        told.append(reason)
+
+    report = DeliveryReport(rig.bench.ledger, rig.bench.logger, rig.clock, tell)
+    report.failed("points", failure("points"))
+    second.join()
+    assert told == ["points. Wait", "points. Wait; events. Wait"]
 
 
 def test_each_item_is_in_one_account() -> None:

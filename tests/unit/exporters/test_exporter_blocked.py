@@ -95,7 +95,7 @@ def test_a_backend_that_never_answers_delays_no_receiver_and_no_other_exporter(
                 Instance("file", FILE, file),
             )
         )
-        until(lambda: len(silent.connections) == 1, "the exporter that will be blocked")
+        until(lambda: len(silent.connections) == 2, "the exporter, both signals of which wait")
         total = TICKS * (TICKS + 1) // 2
         of_count = (COUNTED.name, frozenset({(COLOUR.name, "count")}))
         sinks = (first, second)
@@ -111,7 +111,7 @@ def test_a_backend_that_never_answers_delays_no_receiver_and_no_other_exporter(
         for sink in sinks:
             assert sink.final_sums()[of_count] == total
             assert len(sink.records()) == TICKS
-    assert len(silent.connections) == 1
+    assert len(silent.connections) == 2
     assert parts.story.lines[-1] == "count stopped with 0 left"
     ledger = agent.status().ledgers["exporter/otlp_http/silent"]
     assert (ledger.difference, ledger.drained) == (0, 0)
