@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from retina_otel.delivery.outcome import Clock, Outcome, Result
 from retina_otel.pipeline.ledger import Ledger
@@ -54,6 +54,10 @@ class DeliveryReport:
         self._suppressed = 0
         self._failing: dict[str, Outcome] = {}
         self._unsent: Counter[str] = Counter()
+
+    def may_lose(self, unit: str, reasons: Iterable[str]) -> None:
+        """A lane of this unit begins, which may settle items as lost by these reasons."""
+        self._ledger.may_fail(unit, *reasons)
 
     def request(
         self, unit: str, n_bytes: int, outcome: Outcome, seconds: float | None = None

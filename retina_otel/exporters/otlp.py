@@ -104,6 +104,12 @@ class OtlpSettings(Settings):
             raise ValueError("auth and the header Authorization exclude each other: keep one")
         return self
 
+    @property
+    def all_endpoints(self) -> list[str]:
+        """Those that settings name, for whatever signal."""
+        own = (self.endpoint, self.metrics_endpoint, self.logs_endpoint)
+        return [*filter(None, own), *self.endpoints]
+
 
 S = TypeVar("S", bound=OtlpSettings)
 
