@@ -42,7 +42,9 @@ class OtlpEnvironment:
         variable, value = self._find("ENDPOINT")
         if not value:
             return None
-        return value if self.signal.upper() in variable else signal_url(value, self.signal)
+        own = variable != "OTEL_EXPORTER_OTLP_ENDPOINT"
+        _check_url(variable, value, "" if own else f"/v1/{self.signal}")
+        return value if own else signal_url(value, self.signal)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -116,6 +118,28 @@ def temporality_preference(variables: Mapping[str, str]) -> Temporality:
         return Temporality(value.lower() or "cumulative")
     except ValueError:
         raise ConfigError(f"{name} is {value!r}", "Use cumulative, delta or lowmemory") from None
+
+
+def _check_url(variable: str, url: str, added: str) -> None:
+    """Raises ConfigError if nothing can be sent to it. `added` is the path that is added to it."""
+    # Imported where an endpoint is named: it brings an HTTP library.
+    from retina_otel.delivery.http.sender import fault_of_url, shown_url
+
+    # Of what is no URL nobody knows which part is the password.
+    shown = "" if "@" in url or "?" in url else f" is {url!r}, which"
+    if fault := fault_of_url(url):
+        path = "" if added else "/v1/metrics" if "METRICS" in variable else "/v1/logs"
+        raise ConfigError(
+            f"{variable}{shown} {fault}",
+            f"Write it as http://host:4318{path} or https://host:4318{path}",
+        )
+    base, found, rest = url.rstrip("/").rpartition(added) if added else ("", "", "")
+    if found and not rest:
+        special = f"OTEL_EXPORTER_OTLP_{added.rpartition('/')[2].upper()}_ENDPOINT"
+        raise ConfigError(
+            f"{variable} is {shown_url(url)!r}, to which {added} is added",
+            f"Write {shown_url(base)}, or set {special} instead",
+        )
 
 
 def signal_url(base: str, signal: str) -> str:

@@ -32,6 +32,31 @@ def test_an_endpoint_follows_the_path_rules(variables: dict[str, str], url: str 
     assert metrics(**variables).url == url
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"ENDPOINT": "localhost:4318"}, "OTEL_EXPORTER_OTLP_ENDPOINT is 'localhost:4318', which "
+         "is no http or https URL. Write it as http://host:4318 or https://host:4318"),
+        ({"METRICS_ENDPOINT": "http://h:0/x"}, "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT is "
+         "'http://h:0/x', which has no valid host and port. Write it as "
+         "http://host:4318/v1/metrics or https://host:4318/v1/metrics"),
+        ({"ENDPOINT": "http://user:hunter2@host:port"}, "OTEL_EXPORTER_OTLP_ENDPOINT has no valid "
+         "host and port. Write it as http://host:4318 or https://host:4318"),
+        ({"ENDPOINT": "user:hunter2@host"}, "OTEL_EXPORTER_OTLP_ENDPOINT is no http or https URL. "
+         "Write it as http://host:4318 or https://host:4318"),
+        ({"ENDPOINT": "https://host:4318/v1/metrics"}, "OTEL_EXPORTER_OTLP_ENDPOINT is "
+         "'https://host:4318/v1/metrics', to which /v1/metrics is added. Write https://host:4318, "
+         "or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT instead"),
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_is_none_is_refused_by_the_name_of_its_variable(
+    variables: dict[str, str], said: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        _ = metrics(**variables).url
+    assert str(error.value) == said
+
+
 def test_headers_are_percent_decoded_pairs_and_those_for_one_signal_win() -> None:
     both = {"HEADERS": "a=general", "METRICS_HEADERS": "Authorization=Bearer%20x, b = c=d "}
     assert metrics(**both).headers == {"Authorization": "Bearer x", "b": "c=d"}
