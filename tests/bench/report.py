@@ -25,15 +25,24 @@ class Figure:
     how: str = ""
 
     @property
+    def over(self) -> bool:
+        return self.budget is not None and self.value > self.budget
+
+    @property
     def verdict(self) -> str:
         if self.budget is None:
             return ""
-        return "ok" if self.value <= self.budget else f"over by {self.value - self.budget:.3g}"
+        return f"over by {self.value - self.budget:.3g}" if self.over else "ok"
 
 
 @dataclass(slots=True)
 class Report:
     figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """Whether any figure is over its budget."""
+        return any(figure.over for figure in self.figures)
 
     def add(self, figure: Figure) -> None:
         self.figures.append(figure)
