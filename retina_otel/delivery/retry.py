@@ -1,7 +1,8 @@
 """When to try again: exponential back-off with full jitter, and the backend's own Retry-After.
 
 Full jitter (a uniform draw between nothing and the bound) spreads the agents of a thousand nodes,
-which all lost the same backend at the same moment.
+which all lost the same backend at the same moment. It may ask all of them for the same pause: each
+waits that long, and up to a tenth longer.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 LONGEST_RETRY_AFTER_S = 3600.0
 """A backend's Retry-After is obeyed up to this; what is longer is more likely a mistake."""
 _SHORTEST_DELAY_S = 0.01
+_SPREAD = 0.1
+"""Part of a Retry-After that may be added to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +41,14 @@ class Backoff:
         as 0 or a date that our clock is past, is none: it would be a hammer."""
         bound = self.policy.initial_s * self.policy.multiplier ** min(self._failures, 32)
         self._failures += 1
-        drawn_s = self._random.uniform(0.0, min(bound, self.policy.max_s))
-        if retry_after_s is not None and retry_after_s >= self.policy.initial_s:
-            return min(retry_after_s, LONGEST_RETRY_AFTER_S)
-        return max(_SHORTEST_DELAY_S, drawn_s, retry_after_s or 0.0)
+        share = self._random.random()
+        drawn_s = share * min(bound, self.policy.max_s)
+        if retry_after_s is None:
+            return max(_SHORTEST_DELAY_S, drawn_s)
+        asked_s = min(retry_after_s, LONGEST_RETRY_AFTER_S) * (1 + share * _SPREAD)
+        if retry_after_s >= self.policy.initial_s:
+            return asked_s
+        return max(_SHORTEST_DELAY_S, drawn_s, asked_s)
 
     def reset(self) -> None:
         self._failures = 0

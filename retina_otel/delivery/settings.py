@@ -212,7 +212,7 @@ class RetrySettings(StrictSettings):
     """What to do when the backend can't take a request now (429, 502, 503, 504, no connection).
 
     Delays grow exponentially and are drawn at random below their bound, so that many agents do not
-    return at once; a Retry-After of the backend is obeyed instead.
+    return at once; a Retry-After of the backend is waited for instead, and up to a tenth longer.
     """
 
     initial_interval: PositiveDuration = Field(default="1s", validate_default=True)

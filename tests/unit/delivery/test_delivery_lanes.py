@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
@@ -15,7 +16,7 @@ from retina_otel.delivery.lanes import EventsLane, EventsRoute, MetricsLane, Met
 from retina_otel.delivery.otlp_wire import LOGS, METRICS
 from retina_otel.delivery.outcome import Outcome, Result
 from retina_otel.delivery.report import DeliveryReport
-from retina_otel.delivery.retry import RetryPolicy
+from retina_otel.delivery.retry import Backoff, RetryPolicy
 from retina_otel.delivery.sender import PlainSender
 from retina_otel.encode.otlp import LogsEncoder, MetricsEncoder
 from retina_otel.model.signal_types import Event, Kind, Metric
@@ -180,10 +181,25 @@ def test_retry_after_is_obeyed() -> None:
     rig = Rig(backend)
     lane = rig.metrics_lane()
     rig.metrics.publish(1, [block(1)])
-    rig.run(lane, 6.9)
+    rig.run(lane, 6.99)
     assert backend.requests == 1
-    rig.run(lane, 0.2)
+    rig.run(lane, 0.72)  # a tenth later at the latest
     assert backend.values() == [[1]]
+    assert backend.requests == 2
+
+
+@pytest.mark.parametrize(("asked_s", "obeyed_s"), [(20.0, 20.0), (1e9, 3600.0), (0.5, 0.5)])
+def test_a_thousand_agents_that_were_asked_for_one_pause_do_not_end_it_together(
+    asked_s: float, obeyed_s: float
+) -> None:
+    policy = RetryPolicy(initial_s=1.0)
+    sources = map(random.Random, range(1000))
+    delays = [Backoff(policy, source).next_delay_s(asked_s) for source in sources]
+    assert min(delays) >= obeyed_s
+    if asked_s >= policy.initial_s:
+        assert max(delays) <= obeyed_s * 1.1
+    in_each_hundredth = Counter(int((each / obeyed_s - 1) * 100) for each in delays)
+    assert max(in_each_hundredth.values()) < 250
 
 
 @pytest.mark.parametrize("asked_s", [0.0, 1e-9, 0.05])
