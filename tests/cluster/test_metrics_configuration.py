@@ -1,182 +1,35 @@
 """MetricsConfigurations on a real API server: what it refuses, what it takes, what the status says,
-and that agents follow what is there, by our definition and by Retina's own."""
+by our definition and by Retina's own."""
 
 from __future__ import annotations
 
-import json
-import logging
 import subprocess
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import pytest
-import yaml
 
-from retina_otel.agent.clock import SystemClock
-from retina_otel.component import Context, Overlay
-from retina_otel.extensions.kubernetes import COMPONENT
-from retina_otel.kernel.net.rtnetlink import InterfaceMonitor
 from retina_otel.kubernetes.api.access import Access, AccessError
-from retina_otel.kubernetes.metrics_configuration.following import Configurations, read_all
+from retina_otel.kubernetes.metrics_configuration.following import read_all
 from retina_otel.kubernetes.metrics_configuration.objects import PATH
 from retina_otel.kubernetes.metrics_configuration.status import outdated, write_status
-from retina_otel.pipeline.identity.endpoints import Endpoint, EndpointKind, EndpointTable
-from retina_otel.pipeline.identity.selection import Selection
-from retina_otel.pipeline.ledger import Ledger
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.cluster.binaries import binary
-from tests.cluster.mirror import QUICK
-from tests.cluster.objects import READ_PODS
-
-Json = dict[str, Any]
-
-OURS = Path("charts/retina-otel/crds/metricsconfigurations.yaml")
-DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-NAME = "metricsconfigurations.retina.sh"
-STRINGS = {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}}
-
-
-def retinas(*, status: bool = True) -> Json:
-    """What Retina installs under this name: the same fields, nothing but their types checked."""
-    spec = {
-        "type": "object",
-        "required": ["contextOptions", "namespaces"],
-        "properties": {
-            "contextOptions": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["metricName"],
-                    "properties": {
-                        "metricName": {"type": "string"},
-                        "ttl": {"type": "string"},
-                        "sourceLabels": STRINGS,
-                        "destinationLabels": STRINGS,
-                        "additionalLabels": STRINGS,
-                    },
-                },
-            },
-            "namespaces": {
-                "type": "object",
-                "properties": {"include": STRINGS, "exclude": STRINGS},
-            },
-        },
-    }
-    states = ["Initialized", "Accepted", "Errored", "Warning"]
-    schema = {
-        "type": "object",
-        "properties": {
-            "spec": spec,
-            "status": {
-                "type": "object",
-                "required": ["reason", "state"],
-                "properties": {
-                    "lastKnownSpec": spec,
-                    "reason": {"type": "string"},
-                    "state": {"type": "string", "default": "Initialized", "enum": states},
-                },
-            },
-        },
-    }
-    version: Json = {
-        "name": "v1alpha1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-    }
-    if status:
-        version["subresources"] = {"status": {}}
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": NAME},
-        "spec": {
-            "group": "retina.sh",
-            "scope": "Cluster",
-            "names": {"kind": "MetricsConfiguration", "plural": "metricsconfigurations"},
-            "versions": [version],
-        },
-    }
-
-
-def ours() -> Json:
-    document: Json = yaml.safe_load(OURS.read_text())
-    return document
-
-
-class Api:
-    """The API as an administrator uses it."""
-
-    def __init__(self, access: Access) -> None:
-        self.access = access
-
-    def request(
-        self, method: str, path: str, body: object = None, content_type: str = "application/json"
-    ) -> Any:
-        with self.access.session() as session:
-            return json.loads(session.request(method, path, body=body, content_type=content_type))
-
-    def create(self, name: str = "one", **spec: Any) -> Json:
-        made: Json = self.request("POST", PATH, configuration(name, **spec))
-        return made
-
-    def edit(self, name: str = "one", **spec: Any) -> None:
-        body = [{"op": "add", "path": f"/spec/{key}", "value": spec[key]} for key in spec]
-        self.request("PATCH", f"{PATH}/{name}", body, content_type="application/json-patch+json")
-
-    def delete(self, name: str = "one") -> None:
-        self.request("DELETE", f"{PATH}/{name}")
-
-    def status(self, name: str = "one") -> Json:
-        found: Json = self.request("GET", f"{PATH}/{name}").get("status", {})
-        return found
-
-    def write_statuses(self) -> list[str]:
-        with self.access.session() as session:
-            todo = outdated(read_all(self.access))
-            for one, status in todo:
-                write_status(session, one, status)
-        return sorted(one.name for one, _ in todo)
-
-
-def configuration(name: str = "one", **spec: Any) -> Json:
-    options = [{"metricName": "forward_count", "sourceLabels": ["podname"]}]
-    return {
-        "apiVersion": "retina.sh/v1alpha1",
-        "kind": "MetricsConfiguration",
-        "metadata": {"name": name},
-        "spec": {"contextOptions": options, "namespaces": {"include": ["shop"]}, **spec},
-    }
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.02)
-
-
-@contextmanager
-def defined(api: Api, definition: Json) -> Iterator[None]:
-    """The kind is there for the `with` block, and no longer."""
-    api.request("POST", DEFINITIONS, definition)
-    until(lambda: served(api), "the kind")
-    try:
-        yield
-    finally:
-        api.request("DELETE", f"{DEFINITIONS}/{NAME}")
-        until(lambda: not served(api), "the end of the kind")
-
-
-def served(api: Api) -> bool:
-    try:
-        api.request("GET", PATH)
-    except AccessError:
-        return False
-    return True
+from tests.cluster.metrics_configurations import (
+    DEFINITIONS,
+    NAME,
+    OURS,
+    Api,
+    Json,
+    by,
+    configuration,
+    defined,
+    option,
+    ours,
+    retinas,
+    served,
+    until,
+)
 
 
 def without_status() -> Json:
@@ -191,26 +44,14 @@ def api(control_plane: ControlPlane) -> Api:
 @pytest.fixture(scope="module")
 def kind(request: pytest.FixtureRequest, api: Api) -> Iterator[None]:
     """By a definition, or none: it takes the API server a second or more."""
-    if request.param is None:
-        yield
-        return
-    with defined(api, request.param()):
+    with nullcontext() if request.param is None else defined(api, request.param()):
         yield
 
 
 @pytest.fixture(autouse=True)
 def clean(kind: None, api: Api) -> Iterator[None]:
     yield
-    for one in read_all(api.access):
-        api.delete(one.name)
-
-
-def by(*definitions: Callable[[], Json] | None) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("kind", definitions, indirect=True)
-
-
-def option(**fields: Any) -> list[Json]:
-    return [{"metricName": "forward_count", **fields}]
+    api.delete_all()
 
 
 @by(ours)
@@ -422,142 +263,3 @@ def test_helm_leaves_retinas_definition_as_it_is(control_plane: ControlPlane, ap
     assert after["spec"] == before["spec"]
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     api.create(**OF_ITS_SAMPLES)
-
-
-class Followed:
-    """What a follower was told."""
-
-    def __init__(self, access: Access) -> None:
-        self.names: list[list[str]] = []
-        self.reasons: list[str] = []
-        self._follower = Configurations(
-            access,
-            lambda change: self.names.append(sorted(one.meta.name for one in change.upserted)),
-            lambda state: self.reasons.append(state.reason),
-            timing=QUICK,
-        )
-
-    def __enter__(self) -> Followed:
-        self._follower.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._follower.stop()
-
-    def wait(self, names: list[str]) -> None:
-        until(lambda: self.names[-1:] == [names], f"{names}, not {self.names[-3:]}")
-
-
-@by(None)
-def test_all_are_followed_also_as_the_kind_itself_comes_and_goes(api: Api) -> None:
-    with Followed(api.access) as followed:
-        followed.wait([])
-        for definition in (ours(), retinas()):
-            with defined(api, definition):
-                api.create()
-                followed.wait(["one"])
-                api.create("two")
-                followed.wait(["one", "two"])
-                api.delete()
-                followed.wait(["two"])
-            followed.wait([])
-        # A cluster that has no such kind lacks nothing.
-        assert followed.reasons[-1] == ""
-
-
-@by(ours)
-def test_a_missing_right_is_named(control_plane: ControlPlane) -> None:
-    kubeconfig = control_plane.kubeconfig_for("without", [READ_PODS])
-    with Followed(Access.from_settings(kubeconfig)) as followed:
-        until(lambda: bool(followed.reasons), "a reason")
-        assert "Grant `watch metricsconfigurations`" in followed.reasons[0]
-
-
-class Running:
-    """The kubernetes extension, and what it wants of the agent."""
-
-    def __init__(self, kubeconfig: Path, **settings: Any) -> None:
-        self.selection = Selection()
-        self.overlays: list[Overlay] = []
-        self._monitor = InterfaceMonitor()
-        chosen = COMPONENT.Settings.model_validate({"kubeconfig": kubeconfig, **settings})
-        self.extension = COMPONENT.create(
-            chosen,
-            Context(
-                id="kubernetes",
-                clock=SystemClock(),
-                logger=logging.getLogger("kubernetes"),
-                ledger=Ledger("kubernetes", "things"),
-                identity=EndpointTable(),
-                interfaces=self._monitor,
-                selection=self.selection,
-                overlay=self.overlays.append,
-                resource={"k8s.node.name": "node-a"},
-            ),
-        )
-
-    def __enter__(self) -> Running:
-        self.extension.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.extension.stop()
-        self._monitor.close()
-
-    def observes(self, namespace: str, uid: str = "u") -> bool:
-        attributes = {"k8s.namespace.name": namespace}
-        return self.selection.observes(Endpoint(EndpointKind.POD, uid, attributes))
-
-
-@by(ours, retinas)
-@pytest.mark.parametrize("context", ["remote", "local"])
-def test_agents_do_what_objects_say_and_stop_when_these_are_deleted(
-    control_plane: ControlPlane, api: Api, context: str
-) -> None:
-    with Running(control_plane.kubeconfig, context=context) as agent:
-        api.create(contextOptions=option(sourceLabels=["podname"], ttl="30s"))
-        until(lambda: bool(agent.overlays), "an overlay")
-        (overlay,) = agent.overlays
-        labels = set(overlay.attributes["retina.flow.packets"])
-        assert "source.k8s.pod.name" in labels
-        assert ("destination.k8s.pod.name" in labels) == (context == "local")
-        assert overlay.expiry == {"retina.flow.packets": 30.0}
-        assert "retina.flow.io" in overlay.exclude
-        assert [agent.observes(name) for name in ("shop", "bank")] == [True, False]
-        api.edit(namespaces={"exclude": ["shop"]})
-        until(lambda: agent.observes("bank"), "the edit")
-        assert not agent.observes("shop")
-        api.delete()
-        until(lambda: agent.observes("shop"), "the deletion")
-        until(lambda: agent.overlays[-1] == Overlay(), "the end of the overlay")
-    assert agent.selection.everything
-
-
-@by(ours)
-def test_annotations_and_objects_add_up_and_each_can_be_taken_back(
-    control_plane: ControlPlane, api: Api
-) -> None:
-    namespace = "/api/v1/namespaces/annotated"
-    api.request("POST", "/api/v1/namespaces", {"metadata": {"name": "annotated"}})
-    with Running(control_plane.kubeconfig, observe_annotated=True) as agent:
-        until(lambda: not agent.observes("shop"), "the selection")
-        api.create(namespaces={"exclude": ["annotated", "kube-system"]})
-        until(lambda: agent.observes("shop"), "the object")
-        assert not agent.observes("annotated")
-        annotate(api, namespace, "observe")
-        until(lambda: agent.observes("annotated"), "the annotation, which wins over the exclude")
-        assert not agent.observes("kube-system")
-        annotate(api, namespace, None)
-        until(lambda: not agent.observes("annotated"), "the end of the annotation")
-        api.delete()
-        until(lambda: not agent.observes("shop"), "the deletion")
-    api.request("DELETE", namespace)
-
-
-def annotate(api: Api, path: str, value: str | None) -> None:
-    api.request(
-        "PATCH",
-        path,
-        {"metadata": {"annotations": {"retina.sh": value}}},
-        content_type="application/merge-patch+json",
-    )
