@@ -216,7 +216,7 @@ def test_a_full_disk_degrades_is_counted_and_loses_nothing(
     running = Running(path)
     running.source.count(a=3)
     running.source.happen(25)
-    wait_until(lambda: "events" in running.bench.ledger.report().exports)
+    wait_until(lambda: running.bench.ledger.report().exports["events"].exported == 25)
     running.source.happen(25)
     wait_until(lambda: running.bench.reasons)
     running.source.count(a=4)
