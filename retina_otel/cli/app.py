@@ -112,6 +112,8 @@ def _run(arguments: list[str] | None) -> int:
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
+        if error.message.startswith("Got unexpected extra arg") and _takes_files(error.ctx):
+            error = click.UsageError(f"{error.message}. Files are given by --config.", error.ctx)
         error.show()
         return ExitCode.USAGE
     except click.ClickException as error:
@@ -129,6 +131,11 @@ def _run(arguments: list[str] | None) -> int:
     except Exception as error:
         return _defect(error, verbose=arguments[:1] in (["-v"], ["--verbose"]))
     return int(result) if isinstance(result, int) else ExitCode.OK
+
+
+def _takes_files(context: click.Context | None) -> bool:
+    parameters = context.command.params if context else ()
+    return any("--config" in parameter.opts for parameter in parameters)
 
 
 def _defect(error: Exception, *, verbose: bool) -> int:

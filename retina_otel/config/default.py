@@ -90,11 +90,14 @@ def _exporters(signal: str, environment: Mapping[str, str]) -> list[str]:
 
 
 def _otlp(signal: str, environment: Mapping[str, str]) -> str:
-    variable, word = OtlpEnvironment(environment, signal).protocol
+    otlp = OtlpEnvironment(environment, signal)
+    variable, word = otlp.protocol
     if word not in _OTLP:
         raise ConfigError(
             f"{variable} is {word!r}, which the agent does not speak", "Use grpc or http/protobuf."
         )
+    # The exporter reads these itself, but only when the agent starts.
+    otlp.check(grpc=word == "grpc")
     return _OTLP[word]
 
 

@@ -23,6 +23,7 @@ _SECRET = re.compile(
 )
 """Keys whose values may be secret, also where they are not what they should be."""
 
+_QUOTES = "'\""
 _URL_WITH_MORE = re.compile(r"//[^/]*@|:.*@|//.*\?")
 """User, password and query of a URL may be secret."""
 
@@ -78,17 +79,22 @@ def _one(
         return ConfigError(f"unknown key{where}", remedy, path=dotted)
     if detail["type"] == "missing":
         return ConfigError(f"required, but not set{where}", f"Set {dotted}.", path=dotted)
-    given = "a value that is not shown" if _secret(path) else _shown(detail["input"])
+    secret = _secret(path)
+    given = "a value that is not shown" if secret else _shown(detail["input"])
     expected = " or ".join(dict.fromkeys(_expectation(one) for one in details))
     if isinstance(detail["input"], dict) and expected.startswith("but "):
         # What is wrong with several keys together: none of them alone was given.
         return ConfigError(f"{expected.removeprefix('but ')}{where}", path=dotted)
-    return ConfigError(f"{given} given, {expected}{where}", _quoting(detail), path=dotted)
+    remedy = _rewriting(detail, secret=secret)
+    return ConfigError(f"{given} given, {expected}{where}", remedy, path=dotted)
 
 
-def _quoting(detail: ErrorDetails) -> str:
-    """The remedy for text that YAML takes for a number, a truth value or a date."""
+def _rewriting(detail: ErrorDetails, *, secret: bool) -> str:
+    """The remedy for one thing where a list belongs, and for text that YAML takes for a number, a
+    truth value or a date."""
     value = detail["input"]
+    if detail["type"] in {"list_type", "tuple_type"} and isinstance(value, str) and not secret:
+        return f"Write it as [{_shown(value).strip(_QUOTES)}]."
     if value is None or isinstance(value, str | dict | list):
         return ""
     if detail["type"] == "string_type":

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote
 
 from retina_otel.delivery.compression import Compression
+from retina_otel.delivery.grpc.endpoint import GrpcEndpoint
 from retina_otel.delivery.http.header_names import is_header_name
 from retina_otel.errors import ConfigError
 from retina_otel.pipeline.points import Temporality
@@ -45,6 +46,18 @@ class OtlpEnvironment:
         own = variable != "OTEL_EXPORTER_OTLP_ENDPOINT"
         _check_url(variable, value, "" if own else f"/v1/{self.signal}")
         return value if own else signal_url(value, self.signal)
+
+    def check(self, *, grpc: bool) -> None:
+        """Raises ConfigError for a variable that makes no sense to an exporter of this protocol."""
+        _ = (self.headers, self.timeout_s, self.compression)
+        if not grpc:
+            _ = self.url
+        elif self.endpoint[1]:
+            variable, value = self.endpoint
+            try:
+                GrpcEndpoint.parse(value, insecure=self.insecure)
+            except ValueError as error:
+                raise ConfigError(f"{variable}: {error}") from None
 
     @property
     def headers(self) -> dict[str, str]:

@@ -82,9 +82,12 @@ def test_validate_imports_no_component_that_is_not_named(tmp_path: Path) -> None
         (["xyz"], "No such command 'xyz'. Commands: agent, validate, components,"),
         (["agent", "--confg", "x"], "Did you mean '--config'?"),
         (["validate", "--set"], "Option '--set' requires an argument."),
+        (["validate", "agent.yaml"], "Got unexpected extra argument (agent.yaml). Files are given "
+         "by --config."),
+        (["version", "now"], "Got unexpected extra argument (now)\n"),
         (["completion", "tcsh"], "'tcsh' is not one of 'bash', 'zsh', 'fish'."),
     ],
-)
+)  # fmt: skip
 def test_wrong_usage_ends_with_2_and_a_hint(arguments: list[str], said: str) -> None:
     code, error = ends(*arguments)
     assert code == ExitCode.USAGE

@@ -21,8 +21,9 @@ def exporters(registry: Registry, variables: dict[str, str]) -> dict[str, list[s
     return {name: one.exporters for name, one in configuration.service.pipelines.items()}
 
 
-def named(metrics: str, logs: str) -> dict[str, str]:
-    return {"OTEL_METRICS_EXPORTER": metrics, "OTEL_LOGS_EXPORTER": logs}
+def named(metrics: str, logs: str, **otlp: str) -> dict[str, str]:
+    words = {"OTEL_METRICS_EXPORTER": metrics, "OTEL_LOGS_EXPORTER": logs}
+    return words | {f"OTEL_EXPORTER_OTLP_{name}": value for name, value in otlp.items()}
 
 
 @pytest.mark.parametrize(
@@ -100,6 +101,14 @@ def test_the_address_of_prometheus_is_that_of_the_variables(
         (
             {**named("otlp", ""), "OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"},
             "OTEL_EXPORTER_OTLP_PROTOCOL is 'http/json'.*grpc or http/protobuf",
+        ),
+        (named("otlp", "", ENDPOINT="h:4318"), "OTEL_EXPORTER_OTLP_ENDPOINT is 'h:4318'"),
+        (named("otlp", "", TIMEOUT="10s"), "OTEL_EXPORTER_OTLP_TIMEOUT is '10s'"),
+        (named("", "otlp", COMPRESSION="zip"), "OTEL_EXPORTER_OTLP_COMPRESSION is 'zip'"),
+        (named("", "otlp", HEADERS="x"), "OTEL_EXPORTER_OTLP_HEADERS is not a list"),
+        (
+            named("otlp", "", PROTOCOL="grpc", ENDPOINT="http://h:4317/v1"),
+            "OTEL_EXPORTER_OTLP_ENDPOINT: a gRPC endpoint has no path: write host:4317",
         ),
         ({"OTEL_EXPORTER_PROMETHEUS_PORT": "x"}, "OTEL_EXPORTER_PROMETHEUS_PORT is 'x'"),
         ({"OTEL_EXPORTER_PROMETHEUS_PORT": "65536"}, "OTEL_EXPORTER_PROMETHEUS_PORT"),

@@ -95,6 +95,8 @@ def refused(directory: Path, exporters: str, *, extensions: str = "") -> str:
          "a valid string (FILE:2). Put it in quotes."),
         (WRITE, "external_labels: {__name__: c}", ".external_labels: '__name__' with the value 'c' "
          "can be no label: a name does not begin with __, and neither is empty (FILE:2)"),
+        (WRITE, "resource_labels: k8s.node.name", ".resource_labels: 'k8s.node.name' given, "
+         "expected a valid list (FILE:2). Write it as [k8s.node.name]."),
         # Amounts.
         (HTTP, "interval: 9999999999h", ".interval: '9999999999h' given, but it is longer than "
          "100 years (FILE:2)"),
