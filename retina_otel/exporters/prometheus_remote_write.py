@@ -286,16 +286,19 @@ class PrometheusRemoteWriteExporter:
 
 
 class _Failing:
-    """The exporter's state out of those of its shards."""
+    """The exporter's state out of those of its shards, each of which has a thread."""
 
     def __init__(self, tell: Callable[[str], None], n: int) -> None:
         self._tell = tell
+        self._lock = threading.Lock()
         self._reasons = [""] * n
 
     def shard(self, number: int) -> Callable[[str], None]:
         def degraded(reason: str) -> None:
-            self._reasons[number] = reason
-            self._tell(next(filter(None, self._reasons), ""))
+            with self._lock:
+                # Told under the lock: what is told last is how it is.
+                self._reasons[number] = reason
+                self._tell(next(filter(None, self._reasons), ""))
 
         return degraded
 

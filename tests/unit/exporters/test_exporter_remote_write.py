@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 
 from retina_otel.exporters.prometheus_remote_write import (
     PrometheusRemoteWriteSettings,
+    _Failing,
 )
 from retina_otel.testing.remote_write import V2
 from tests.unit.exporters.remote_write_receiver import (
@@ -246,6 +248,26 @@ def test_shards_send_each_series_over_one_connection_and_all_of_them(
     assert len(of_shard) == 3
     assert sum(of_shard.values()) == 61
     assert (running.ledger.difference, dict(running.ledger.lost)) == (0, {})
+
+
+def test_shards_that_work_again_at_once_leave_the_exporter_no_reason() -> None:
+    """The second does while the first is telling; who did not wait would be told first."""
+    told: list[str] = []
+    second = threading.Thread(target=lambda: degraded[1](""))
+
+    def tell(reason: str) -> None:
+        if reason == "two":
+            second.start()
+            second.join(0.2)
+        told.append(reason)
+
+    failing = _Failing(tell, 2)
+    degraded = [failing.shard(0), failing.shard(1)]
+    degraded[0]("one")
+    degraded[1]("two")
+    degraded[0]("")
+    second.join()
+    assert told == ["one", "one", "two", ""]
 
 
 def test_shards_lose_nothing_while_one_of_them_fails(
