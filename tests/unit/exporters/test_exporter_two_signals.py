@@ -154,15 +154,17 @@ def test_one_signal_arrives_in_full_while_the_other_gets_no_answer(
     for _ in range(ROUNDS):
         running.feed()
         until(lambda: pair.has_all(other(silent), running.source), "all of the other signal")
+    sink = pair.sinks[other(silent)]
+    n_arrived = len(sink.points()) + len(sink.records())
+    until(lambda: running.ledger.drained == n_arrived, "the last answer")
     running.stop(0.5)
     assert running.threads == []
     assert held.requests == 1
     assert pair.has_all(other(silent), running.source)
-    sink = pair.sinks[other(silent)]
     assert sink.faults() == []
     ledger = running.ledger
     assert (ledger.difference, ledger.held) == (0, 0)
-    assert ledger.drained == len(sink.points()) + len(sink.records())
+    assert ledger.drained == n_arrived == len(sink.points()) + len(sink.records())
     lost = {why: n for why, n in ledger.lost.items() if n}
     if silent == "metrics":
         assert set(lost) == {"points_shutdown"}
