@@ -23,7 +23,6 @@ import time
 import zlib
 from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 import zstandard
@@ -78,17 +77,6 @@ class OtlpSink(OtlpBackend[Answer]):
             target=self._server.serve_forever, args=(0.02,), name="otlp-sink", daemon=True
         )
         self._thread.start()
-
-    def __enter__(self) -> OtlpSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stops serving; its port refuses connections from then on. What came stays readable."""

@@ -5,12 +5,8 @@ What was answered with success counts as accepted; all else was received, and is
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (
     ExportLogsPartialSuccess,
@@ -31,6 +27,7 @@ from retina_otel.testing.otlp_data import (
     records_of,
 )
 from retina_otel.testing.otlp_validation import CUMULATIVE, validate
+from retina_otel.testing.scripted_backend import ScriptedBackend
 
 Message = ExportMetricsServiceRequest | ExportLogsServiceRequest
 Series = tuple[str, frozenset[tuple[str, Any]]]
@@ -59,31 +56,12 @@ def series(metric: str, **attributes: Any) -> Series:
     return metric, frozenset((key.replace("_", "."), value) for key, value in attributes.items())
 
 
-class OtlpBackend(Generic[A]):
+class OtlpBackend(ScriptedBackend[A, Received]):
     """Keeps, decodes and judges; how requests come in is a subclass's."""
 
     def __init__(self, always: A) -> None:
-        self._changed = threading.Condition()
-        self._received: list[Received] = []
-        self._script: deque[A] = deque()
-        self._always = always
+        super().__init__(always)
         self._undecodable: list[str] = []
-
-    def script(self, *answers: A) -> None:
-        """The next requests get these answers, in turn; those after get the standing one."""
-        with self._changed:
-            self._script.extend(answers)
-
-    def always(self, answer: A) -> None:
-        """The standing answer, success until this is called."""
-        with self._changed:
-            self._always = answer
-
-    @property
-    def received(self) -> list[Received]:
-        """All requests, in order of their arrival."""
-        with self._changed:
-            return list(self._received)
 
     @property
     def metric_requests(self) -> list[ExportMetricsServiceRequest]:
@@ -144,31 +122,11 @@ class OtlpBackend(Generic[A]):
         with self._changed:
             return self._undecodable + found
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float) -> None:
-        """Returns when `condition()`, asked after each request, is true; TimeoutError if never."""
-        end = time.monotonic() + timeout_s
-        while not condition():
+    def keep(self, received: Received, fault: str = "") -> None:
+        if fault:
             with self._changed:
-                seen = len(self._received)
-                if (
-                    not self._changed.wait_for(
-                        lambda seen=seen: len(self._received) > seen,  # type: ignore[misc]
-                        max(0.0, min(0.2, end - time.monotonic())),
-                    )
-                    and time.monotonic() >= end
-                ):
-                    raise TimeoutError(f"not within {timeout_s} s; {seen} requests came")
-
-    def next_answer(self) -> A:
-        with self._changed:
-            return self._script.popleft() if self._script else self._always
-
-    def keep(self, received: Received, fault: str) -> None:
-        with self._changed:
-            self._received.append(received)
-            if fault:
                 self._undecodable.append(fault)
-            self._changed.notify_all()
+        super().keep(received)
 
 
 def response_to(

@@ -15,7 +15,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import grpc
@@ -74,17 +73,6 @@ class OtlpGrpcSink(OtlpBackend[Status]):
         host = address.rpartition(":")[0]
         self.endpoint = address if address.startswith("unix:") else f"{scheme}://{host}:{self.port}"
         self._server.start()
-
-    def __enter__(self) -> OtlpGrpcSink:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends all connections; its port refuses further ones. What came stays readable."""

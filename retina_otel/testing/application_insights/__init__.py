@@ -20,14 +20,13 @@ import ssl
 import struct
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from retina_otel.testing.namespaces import Namespace
+from retina_otel.testing.scripted_backend import ScriptedBackend
 
 KEY = "0f0f0f0f-1111-2222-3333-abcdefabcdef"
 Envelope = dict[str, Any]
@@ -73,7 +72,7 @@ class Received:
         return [e for n, e in enumerate(self.envelopes) if n not in self.answer.errors]
 
 
-class ApplicationInsights:
+class ApplicationInsights(ScriptedBackend[Answer, Received]):
     """Serves from construction until `close()`; use it as a context manager."""
 
     def __init__(
@@ -86,10 +85,7 @@ class ApplicationInsights:
         """`key`: requests with envelopes of another instrumentation key get a 400; empty takes any.
         `namespace`: on whose loopback it listens."""
         self.key = key
-        self._changed = threading.Condition()
-        self._received: list[Received] = []
-        self._script: deque[Answer] = deque()
-        self._always = Answer()
+        super().__init__(Answer())
         self._unreadable: list[str] = []
         self._server = _Server(self, namespace, port)
         self._scheme = "https" if tls else "http"
@@ -99,17 +95,6 @@ class ApplicationInsights:
             target=self._server.serve_forever, args=(0.02,), name="application-insights"
         )
         self._thread.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Its port refuses connections from then on. What came stays readable."""
@@ -128,22 +113,6 @@ class ApplicationInsights:
     @property
     def connection_string(self) -> str:
         return f"InstrumentationKey={self.key};IngestionEndpoint={self.endpoint}/"
-
-    def script(self, *answers: Answer) -> None:
-        """The next requests get these answers, in turn; those after get the standing one."""
-        with self._changed:
-            self._script.extend(answers)
-
-    def always(self, answer: Answer) -> None:
-        """The standing answer, 200 until this is called."""
-        with self._changed:
-            self._always = answer
-
-    @property
-    def received(self) -> list[Received]:
-        """All requests, in order of their arrival."""
-        with self._changed:
-            return list(self._received)
 
     def envelopes(self, base_type: str = "") -> list[Envelope]:
         """Accepted ones, of "MetricData" or "EventData" or all."""
@@ -188,31 +157,19 @@ class ApplicationInsights:
                 found += _faults_of(envelope)
         return found
 
-    def wait_for(self, condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-        """Returns once `condition()` is true, which need not be about what came here; raises
-        AssertionError when it does not become so."""
-        deadline = time.monotonic() + timeout_s
-        with self._changed:
-            while not condition():
-                left = deadline - time.monotonic()
-                assert left > 0, f"not seen within {timeout_s} s"
-                self._changed.wait(min(left, 0.05))
-
     def _take(self, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         envelopes: list[Envelope] = []
-        with self._changed:
-            try:
-                plain = gzip.decompress(body) if headers.get("content-encoding") else body
-                envelopes = json.loads(plain, parse_constant=_not_json)
-            except (OSError, ValueError) as error:
-                self._unreadable.append(f"a body of {len(body)} bytes: {error}")
-            answer = self._script.popleft() if self._script else self._always
+        try:
+            plain = gzip.decompress(body) if headers.get("content-encoding") else body
+            envelopes = json.loads(plain, parse_constant=_not_json)
+        except (OSError, ValueError) as error:
+            self._unreadable.append(f"a body of {len(body)} bytes: {error}")
+        with self._changed:  # so that answers are kept in the order in which they were given
+            answer = self.next_answer()
             if self.key and any(envelope.get("iKey") != self.key for envelope in envelopes):
                 answer = Answer(400, message=f"Invalid instrumentation key {self.key}")
-            self._received.append(
-                Received(path, headers, len(body), tuple(envelopes), answer, time.monotonic())
-            )
-            self._changed.notify_all()
+            came = Received(path, headers, len(body), tuple(envelopes), answer, time.monotonic())
+            self.keep(came)
         return answer
 
 
