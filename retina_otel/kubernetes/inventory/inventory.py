@@ -235,6 +235,8 @@ class Inventory:
         known = self._pods.get(uid)
         local = bool(self._node_name) and pod.node == self._node_name
         addresses = () if pod.host_network else pod.addresses
+        if not set(addresses).isdisjoint(pod.node_addresses):
+            addresses = ()  # a node for each pod, as Fargate has them
         before = known.endpoint if known else None
         same = before is not None and before.addresses == addresses
         endpoint = Endpoint(

@@ -39,6 +39,7 @@ PRECEDENCE = {
     EndpointKind.SERVICE: 2,
     EndpointKind.POD: 3,
     # A pod on the host's network has the node's address: by address it can't be told from the node.
+    # Of other pods see `owner`.
     EndpointKind.NODE: 4,
     EndpointKind.UNKNOWN: 5,
 }
@@ -231,6 +232,10 @@ def owner(
     it is not certain that they have it yet."""
     surely = list(certain)
     if surely:
+        # The machine may be gone, and its address the pod's: of both it is heard later.
+        at_node = any(claim.kind is EndpointKind.NODE for claim in surely)
+        if at_node and any(_may_have_it(claim) for claim in possible):
+            return AMBIGUOUS
         return _first(surely)
     if any(True for _ in leading):
         return AMBIGUOUS
@@ -238,6 +243,11 @@ def owner(
     if strong:
         return strong[0].row if len(strong) == 1 else _same(strong)
     return _first(list(possible))
+
+
+def _may_have_it(claim: Claim) -> bool:
+    """A pod of which the times are known, so that it is not one on the node's own network."""
+    return claim.kind is EndpointKind.POD and claim.valid != ALWAYS and not claim.weak
 
 
 def _first(claims: list[Claim]) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,15 @@ from retina_otel.pipeline.identity.endpoints import (
     Validity,
 )
 from retina_otel.pipeline.identity.networks import parse
-from tests.unit.kubernetes.kubernetes_world import SECOND, T0, Told, pod, seconds, service
+from tests.unit.kubernetes.kubernetes_world import (
+    SECOND,
+    T0,
+    Told,
+    node,
+    pod,
+    seconds,
+    service,
+)
 
 NEVER = (FOREVER - T0) / SECOND
 
@@ -224,6 +234,29 @@ def test_a_service_is_not_credited_with_what_came_before_it_was_made() -> None:
     rows = table.resolve_address(hi, hi + np.uint64(parse("10.96.0.7").base), times, times)
     told = [table.endpoint(row).attributes.get("k8s.service.name") for row in rows.tolist()]
     assert told == ["old", "old", None, "new"]
+
+
+def test_an_address_that_a_node_and_a_pod_of_another_claim_is_neithers() -> None:
+    """A machine is gone, its Node not yet, and its address is a pod's: clouds have one subnet for
+    both. Where a pod has the address of its own node (Fargate) it is the node's."""
+    inventory, table = Inventory(), EndpointTable()
+    nodes = [node("gone", "10.0.0.7"), node("own", "10.0.0.9")]
+    pods = [
+        pod("p", "10.0.0.7", node="there", started=30, running=31),
+        replace(pod("q", "10.0.0.9", node="own", started=30), node_addresses=("10.0.0.9",)),
+    ]
+    for kind, objects in ((Kind.NODE, nodes), (Kind.POD, pods)):
+        change = inventory.apply(kind, objects, [], T0 + 50 * SECOND)
+        table.apply(change.added, change.removed)
+
+    def whose(address: str) -> list[str]:
+        times = np.array([T0 + at * SECOND for at in (20, 40)], np.int64)
+        hi = np.zeros(len(times), np.uint64)
+        rows = table.resolve_address(hi, hi + np.uint64(parse(address).base), times, times)
+        return [table.endpoint(row).key for row in rows.tolist()]
+
+    assert whose("10.0.0.7") == ["node:gone", "unknown"]
+    assert whose("10.0.0.9") == ["node:own", "node:own"]
 
 
 def test_a_pod_shorter_than_a_second_is_never_given_what_came_before_it_was_certain() -> None:

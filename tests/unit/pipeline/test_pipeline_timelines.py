@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from retina_otel.model.batches import UNKNOWN_ROW
 from retina_otel.pipeline.identity.claims import (
+    ALWAYS,
     AMBIGUOUS,
     FOREVER,
     NOBODY,
@@ -42,7 +43,8 @@ def validities(draw: st.DrawFn) -> Validity:
     if draw(st.booleans()):
         possible_until = FOREVER
         certain_until = draw(st.sampled_from([certain_until, FOREVER]))
-    return Validity(possible_from, certain_from, certain_until, possible_until)
+    told = Validity(possible_from, certain_from, certain_until, possible_until)
+    return draw(st.sampled_from([told, told, told, ALWAYS]))
 
 
 KINDS = st.sampled_from([POD, POD, POD, POD, EndpointKind.NODE, EndpointKind.SERVICE])
@@ -71,6 +73,10 @@ def model(claims: Iterable[Claim], now: int) -> int:
             certain.append(one)
     if not possible:
         return NOBODY
+    if any(one.kind is EndpointKind.NODE for one in certain) and any(
+        one.kind is POD and one.valid != ALWAYS for one in strong
+    ):
+        return AMBIGUOUS
     if not certain and any(now < one.valid.certain_from for one in possible):
         return AMBIGUOUS
     if not certain and strong:
