@@ -50,6 +50,7 @@ RULES = [
 """What the chart grants."""
 KINDS = {Kind.POD: Keys(("app",)), Kind.NAMESPACE: Keys()}
 LOGGER = logging.getLogger("retina_otel.test.identity")
+CRD = Path(__file__).parents[2] / "charts/retina-otel/crds/metricsconfigurations.yaml"
 
 
 class Lab:

@@ -59,6 +59,7 @@ POD = """
       containers:
         - {{name: a, image: "localhost/busybox:1", imagePullPolicy: Never, command: {command}}}
 """
+"""The specification of a pod that runs one command, as a template has it."""
 WORKLOADS = f"""
 apiVersion: v1
 kind: Namespace

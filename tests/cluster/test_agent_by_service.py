@@ -18,8 +18,9 @@ from retina_otel.identity_service.service import Options, Service
 from retina_otel.kubernetes.api.access import Access
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.scrape import Sample
+from tests.cluster.identity_service_lab import AUDIENCE, CRD, RULES
+from tests.cluster.shop import POD
 from tests.cluster.test_identity import (
-    POD,
     RIGHTS,
     Watched,
     rule,
@@ -28,7 +29,6 @@ from tests.cluster.test_identity import (
     watched,
 )
 from tests.cluster.test_identity_extension import ROLLOUTS, Made, objects, running
-from tests.cluster.test_identity_service import AUDIENCE, CRD, RULES
 from tests.e2e.agent import wait_until
 
 __all__ = ["objects"]

@@ -13,14 +13,10 @@ import yaml
 from retina_otel.errors import RetinaError
 from retina_otel.testing.cluster import Cluster
 from retina_otel.testing.scrape import Sample, fetch, samples
+from tests.cluster.shop import POD
 from tests.e2e.agent import Agent, wait_until
 
 SCRAPED, HEALTH = 19093, 13133
-POD = """
-      terminationGracePeriodSeconds: 0
-      containers:
-        - {{name: a, image: "localhost/busybox:1", imagePullPolicy: Never, command: {command}}}
-"""
 WORLD = f"""
 apiVersion: v1
 kind: Namespace

@@ -20,10 +20,16 @@ from retina_otel.identity_service.fallback import FallBack
 from retina_otel.kubernetes.api.access import Access
 from retina_otel.kubernetes.api.watch import Timing, Wanted, Watcher
 from retina_otel.testing.cluster import ControlPlane
-from tests.cluster.identity_service_lab import KINDS, Lab, addresses, delete_pods, listed, make_pods
+from tests.cluster.identity_service_lab import (
+    CRD,
+    KINDS,
+    Lab,
+    addresses,
+    delete_pods,
+    listed,
+    make_pods,
+)
 from tests.unit.identity_service.identity_parts import Told, eventually
-
-CRD = Path(__file__).parents[2] / "charts/retina-otel/crds/metricsconfigurations.yaml"
 
 
 @pytest.fixture

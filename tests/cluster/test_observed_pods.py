@@ -11,6 +11,7 @@ import yaml
 
 from retina_otel.testing.cluster import Cluster
 from retina_otel.testing.scrape import Sample
+from tests.cluster.metrics_configurations import OURS
 from tests.cluster.test_identity import (
     kubeconfig,
     pods_of,
@@ -19,7 +20,6 @@ from tests.cluster.test_identity import (
     watched,
     world,
 )
-from tests.cluster.test_metrics_configuration import OURS
 
 __all__ = ["kubeconfig", "world"]
 
