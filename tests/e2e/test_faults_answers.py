@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.fault_kits import KITS, TAKING_PARTS, WITH_BEARER, Kit, Verdict
+from tests.e2e.fault_kit import Kit, Verdict
+from tests.e2e.fault_kits import KITS, TAKING_PARTS, WITH_BEARER
 from tests.e2e.faults import Stepped, SteppedClock, no_threads
 
 STATUSES = [400, 401, 403, 404, 413, 429, 500, 502, 503, 504]

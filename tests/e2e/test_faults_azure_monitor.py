@@ -11,7 +11,7 @@ import pytest
 
 from retina_otel.pipeline.ledger import LedgerReport
 from retina_otel.testing.application_insights import Answer
-from tests.e2e.fault_kits import AzureMonitorKit
+from tests.e2e.fault_kit_of_azure_monitor import AzureMonitorKit
 from tests.e2e.faults import Stepped, SteppedClock, no_threads
 
 OUTAGE_S = 600

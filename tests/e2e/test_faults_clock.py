@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.fault_kits import KITS, Kit
+from tests.e2e.fault_kit import Kit
+from tests.e2e.fault_kits import KITS
 from tests.e2e.faults import Stepped, SteppedClock, no_threads
 
 HOUR_NS = 3600 * 10**9

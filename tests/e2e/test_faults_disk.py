@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.fault_kits import KITS, WITH_EVENTS, Kit
+from tests.e2e.fault_kit import Kit
+from tests.e2e.fault_kits import KITS, WITH_EVENTS
 from tests.e2e.faults import Source, Stepped, SteppedClock, no_threads
 
 

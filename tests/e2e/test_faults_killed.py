@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.fault_child import OF_METRICS, ON_THE_DISK, POINTS
-from tests.e2e.fault_kits import KITS, Kit
+from tests.e2e.fault_kit import Kit
+from tests.e2e.fault_kits import KITS
 from tests.e2e.faults import relay_to
 
 ROOT = Path(__file__).parents[2]

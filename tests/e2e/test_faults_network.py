@@ -18,7 +18,8 @@ import pytest
 import trustme
 
 from retina_otel.pipeline.ledger import LedgerReport
-from tests.e2e.fault_kits import KITS, WITH_EVENTS, Kit
+from tests.e2e.fault_kit import Kit
+from tests.e2e.fault_kits import KITS, WITH_EVENTS
 from tests.e2e.faults import Relay, Stepped, SteppedClock, no_threads, relay_to
 
 OUTAGE_S = 600
