@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from retina_otel.exporters.azure_monitor import AzureMonitorExporter, AzureMonitorSettings
 from retina_otel.testing.application_insights import ApplicationInsights
 from retina_otel.testing.exporters import METRIC, Bench
-from tests.unit.exporters.started_exporter import FAST, StartedExporter
+from tests.unit.exporters.started_exporter import FAST, StartedExporter, stopped_in_the_end
 
 RESOURCE: dict[str, str | int | bool] = {
     "service.name": "retina-otel",
@@ -37,6 +38,17 @@ class Running(StartedExporter):
             frozenset({**RESOURCE, "test.who": who}.items()): total
             for who, total in self.source.truth.items()
         }
+
+
+@contextmanager
+def running_towards(azure: ApplicationInsights) -> Iterator[Callable[..., Running]]:
+    """Yields what starts exporters to it, each of which ends with the `with` block."""
+
+    def start(**settings: Any) -> Running:
+        return Running(azure.connection_string, **settings)
+
+    with stopped_in_the_end(start) as run:
+        yield run
 
 
 def assert_all_arrived(azure: ApplicationInsights, running: Running) -> None:

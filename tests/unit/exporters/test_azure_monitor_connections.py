@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from typing import Any
 
 import pytest
 import trustme
@@ -22,8 +21,12 @@ from retina_otel.exporters.azure_monitor.ingestion import IngestionSender
 from retina_otel.testing.application_insights import KEY, Answer, ApplicationInsights
 from retina_otel.testing.exporters import ManualClock
 from tests.unit.delivery.delivery_parts import trickling_server
-from tests.unit.exporters.azure_monitor_running import Running, assert_all_arrived, feed
-from tests.unit.exporters.started_exporter import stopped_in_the_end
+from tests.unit.exporters.azure_monitor_running import (
+    Running,
+    assert_all_arrived,
+    feed,
+    running_towards,
+)
 
 
 @pytest.fixture
@@ -34,10 +37,7 @@ def azure() -> Iterator[ApplicationInsights]:
 
 @pytest.fixture
 def run(azure: ApplicationInsights) -> Iterator[Callable[..., Running]]:
-    def start(**settings: Any) -> Running:
-        return Running(azure.connection_string, **settings)
-
-    with stopped_in_the_end(start) as run:
+    with running_towards(azure) as run:
         yield run
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from retina_otel.testing.application_insights import KEY, Answer, ApplicationInsights
 from retina_otel.testing.exporters import METRIC
-from tests.unit.exporters.azure_monitor_running import Running, assert_all_arrived, feed, wait_until
-from tests.unit.exporters.started_exporter import stopped_in_the_end
+from tests.unit.exporters.azure_monitor_running import (
+    Running,
+    assert_all_arrived,
+    feed,
+    running_towards,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -23,10 +27,7 @@ def azure() -> Iterator[ApplicationInsights]:
 
 @pytest.fixture
 def run(azure: ApplicationInsights) -> Iterator[Callable[..., Running]]:
-    def start(**settings: Any) -> Running:
-        return Running(azure.connection_string, **settings)
-
-    with stopped_in_the_end(start) as run:
+    with running_towards(azure) as run:
         yield run
 
 
