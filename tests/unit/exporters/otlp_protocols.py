@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import pytest
 
 from retina_otel.exporters.otlp_grpc import OtlpGrpcExporter, OtlpGrpcSettings
 from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
@@ -27,6 +30,11 @@ class Protocol:
     too_large: Any
     partly: Any
     """3 items are said to be rejected."""
+
+    def make(self, variables: Mapping[str, str] | None = None, **settings: Any) -> Any:
+        """The exporter, not started."""
+        chosen = self.settings.model_validate(settings)
+        return self.exporter(chosen, Bench().context(), variables or {})
 
     def start(self, source: Source | None = None, **settings: Any) -> StartedExporter:
         chosen = self.settings.model_validate({**FAST, **settings})
@@ -59,6 +67,8 @@ GRPC = Protocol(
     too_large=Status("RESOURCE_EXHAUSTED", "grpc: received message larger than max (5 vs. 4)"),
     partly=Status(rejected=3, message="too old"),
 )
+
+BOTH = pytest.mark.parametrize("protocol", [HTTP, GRPC], ids=lambda one: one.name)
 
 
 def numbers(sink: OtlpBackend[Any]) -> list[int]:

@@ -12,10 +12,8 @@ import pytest
 
 from retina_otel.testing.otlp import Answer
 from retina_otel.testing.otlp_backend import OtlpBackend
-from tests.unit.exporters.otlp_protocols import GRPC, HTTP, Protocol, numbers
+from tests.unit.exporters.otlp_protocols import BOTH, GRPC, HTTP, Protocol, numbers
 from tests.unit.exporters.started_exporter import StartedExporter, stopped_in_the_end
-
-BOTH = pytest.mark.parametrize("protocol", [HTTP, GRPC], ids=lambda one: one.name)
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ from pydantic import ValidationError
 from retina_otel.delivery.compression import Compression
 from retina_otel.delivery.http.sender import HttpSender
 from retina_otel.errors import ConfigError
-from retina_otel.exporters.otlp_grpc import OtlpGrpcExporter, OtlpGrpcSettings
-from retina_otel.exporters.otlp_http import COMPONENT, OtlpHttpExporter, OtlpHttpSettings
+from retina_otel.exporters.otlp_http import OtlpHttpExporter, OtlpHttpSettings
 from retina_otel.pipeline.points import Temporality
 from retina_otel.testing.exporters import Bench, EventsFeed, MetricsFeed
 
@@ -95,17 +94,6 @@ def test_settings_do_not_show_their_secrets() -> None:
     assert "hunter2" not in f"{settings!r} {settings.model_dump_json()}"
 
 
-def test_every_setting_is_described() -> None:
-    schema = COMPONENT.Settings.model_json_schema()
-    undescribed = [
-        name
-        for model in (schema, *schema["$defs"].values())
-        for name, field in model.get("properties", {}).items()
-        if "description" not in field and "$ref" not in field
-    ]
-    assert undescribed == []
-
-
 def protocol_warnings(
     caplog: pytest.LogCaptureFixture, variables: dict[str, str], **settings: Any
 ) -> list[str]:
@@ -130,35 +118,3 @@ def test_an_endpoint_of_the_environment_that_is_for_grpc_is_warned_about(
     assert protocol_warnings(caplog, variables, endpoint="http://c:4318") == []
     variables["OTEL_EXPORTER_OTLP_PROTOCOL"] = "http/protobuf"
     assert protocol_warnings(caplog, variables) == []
-
-
-MIXED = {
-    "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "grpc",
-    "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "collector:4317",
-    "OTEL_EXPORTER_OTLP_LOGS_PROTOCOL": "http/protobuf",
-    "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://collector:4318/v1/logs",
-    "OTEL_EXPORTER_OTLP_LOGS_COMPRESSION": "zstd",
-}
-"""As the specification has it: each signal its own way, so there is an exporter for each."""
-
-
-def test_the_variables_of_a_signal_that_goes_another_way_are_no_business_of_this_exporter(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    http = exporter(MIXED)
-    grpc = OtlpGrpcExporter(OtlpGrpcSettings(), Bench().context(), MIXED)
-    http.start([], [EventsFeed()])
-    grpc.start([MetricsFeed()], [])
-    for made in (http, grpc):
-        made.stop(0)
-    assert caplog.records == []
-    assert http.targets() == {"logs": "http://collector:4318/v1/logs"}
-    assert grpc.targets() == {"metrics": "collector:4317"}
-
-
-def test_an_exporter_that_shall_send_a_signal_which_goes_another_way_says_so_at_its_start() -> None:
-    with pytest.raises(ConfigError, match="no http or https URL"):
-        exporter(MIXED).start([MetricsFeed()], [EventsFeed()])
-    grpc = OtlpGrpcExporter(OtlpGrpcSettings(), Bench().context(), MIXED)
-    with pytest.raises(ConfigError, match="zstd, which gRPC does not know"):
-        grpc.start([MetricsFeed()], [EventsFeed()])
