@@ -143,7 +143,8 @@ def test_many_of_ours_share_an_interface(selftest, namespace):
 
 AGENT = """
 import os, sys, time
-from retina_otel.kernel import attach, netns, reaper
+from retina_otel.kernel.bpf import attach
+from retina_otel.kernel.net import netns, reaper
 from retina_otel.loaders import core, objects
 if "no-reaper" in sys.argv:
     reaper._PROGRAM = "pass"
