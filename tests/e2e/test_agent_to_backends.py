@@ -99,7 +99,12 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
         by_write_1 = Prometheus(folder("write-1"), otlp=False, **node)
         by_write_2 = Prometheus(folder("write-2"), otlp=False, **node)
         by_scrape = Prometheus(
-            folder("scrape"), remote_write=False, otlp=False, scrape=[job(scrape)], **node
+            folder("scrape"),
+            remote_write=False,
+            otlp=False,
+            scrape=[job(scrape)],
+            arguments=["--enable-feature=created-timestamp-zero-ingestion"],
+            **node,
         )
         loki = Loki(folder("loki"), **node)
         collector = Collector(
@@ -234,9 +239,9 @@ def lines(loki: Loki, chosen: str) -> list[dict[str, Any]]:
     ]
 
 
-PUSHED_WAYS = ["collector", "otlp", "remote write 1", "remote write 2"]
-PUSHED = pytest.mark.parametrize("way", PUSHED_WAYS)
-WAYS = pytest.mark.parametrize("way", [*PUSHED_WAYS, "scrape"])
+WAYS = pytest.mark.parametrize(
+    "way", ["collector", "otlp", "remote write 1", "remote write 2", "scrape"]
+)
 
 
 @WAYS
@@ -246,7 +251,7 @@ def test_the_last_samples_in_prometheus_are_the_tally_of_the_senders(chain, way)
     assert total(prometheus, chain.port) == chain.lost
 
 
-@PUSHED
+@WAYS
 def test_increase_is_the_tally_because_every_series_begins_at_zero(chain, way):
     prometheus = chain.prometheus[way]
 
