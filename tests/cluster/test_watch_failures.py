@@ -142,6 +142,35 @@ def test_an_api_server_that_says_nothing_is_given_up(
         assert set(mirror.objects) == set(pods.listed())
 
 
+def test_a_watch_of_what_does_not_change_is_no_fault(
+    control_plane: ControlPlane, pods: Pods
+) -> None:
+    """Nothing comes, as on a quiet cluster, where there are no bookmarks either."""
+    pods.create("before")
+    timing = replace(QUICK, stale_s=0.3)
+    with watching(control_plane.kubeconfig, timing=timing) as mirror:
+        mirror.wait_state(True)
+        ended = ended_watches(control_plane)
+        control_plane.wait_for(lambda: ended_watches(control_plane) > ended + 2, what="silence")
+        pods.create("after")
+        mirror.wait_for("after")
+        assert set(mirror.objects) == set(pods.listed())
+        assert [state.reason for state in mirror.states] == [""]
+        assert mirror.lists() == 1
+
+
+def ended_watches(control_plane: ControlPlane) -> int:
+    """Of pods, as the API server counts them."""
+    text = control_plane.kubectl("get", "--raw", "/metrics").stdout
+    return sum(
+        int(line.rpartition(" ")[2])
+        for line in text.splitlines()
+        if line.startswith("apiserver_request_total{")
+        and 'resource="pods"' in line
+        and 'verb="WATCH"' in line
+    )
+
+
 @contextmanager
 def frozen(control_plane: ControlPlane) -> Iterator[None]:
     """The API server's connections stay open, and nothing comes from them."""

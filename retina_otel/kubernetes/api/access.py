@@ -99,9 +99,9 @@ class Access:
         self._fresh()
         return self._tls
 
-    def session(self) -> Session:
+    def session(self, timeout_s: float = _TIMEOUT_S) -> Session:
         """A connection for several requests in turn; one thread."""
-        return Session(self)
+        return Session(self, timeout_s)
 
     def get(
         self, path: str, query: Mapping[str, str] | None = None, *, accept: str = JSON
@@ -234,8 +234,9 @@ class Access:
 class Session:
     """Requests over one connection, kept open between them."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, timeout_s: float) -> None:
         self._access = access
+        self._timeout_s = timeout_s
         self._connection: Connection | None = None
 
     def __enter__(self) -> Self:
@@ -267,7 +268,7 @@ class Session:
         with _told(self._access, what):
             try:
                 if self._connection is None:
-                    self._connection = self._access._connect(_TIMEOUT_S)
+                    self._connection = self._access._connect(self._timeout_s)
                 what.send(self._connection, self._access._prefix(), headers)
                 response = self._connection.getresponse()
                 answer = response.read(_LARGEST_BODY + 1)

@@ -78,7 +78,8 @@ class Timing:
     lasting_s: float = 10.0
     connect_s: float = 15.0
     stale_s: float = 90.0
-    """A watch is given up when nothing comes for so long: there is a bookmark each minute."""
+    """When nothing comes for so long the API server is asked, and the watch opened again: there is
+    a bookmark each minute, but not where nothing has happened since the list."""
     watch_s: float = 600.0
     """The API server ends a watch after a random part, at least half, of this."""
     page: int = 500
@@ -266,6 +267,8 @@ class Watcher:
                     return
                 raise self._lost("it ended before the list did") from None
             except TimeoutError:
+                if listing is None and self._answers():
+                    return
                 raise self._lost(f"nothing came for {self._timing.stale_s:g} s") from None
             except OSError as error:
                 raise self._lost(error.strerror or str(error)) from error
@@ -273,6 +276,21 @@ class Watcher:
                 listing = self._take(frame, listing)
             if listing is None or self._known.pending >= _PART:
                 self._tell()
+
+    def _answers(self) -> bool:
+        """Whether the API server does, so that only nothing has happened to this kind: there are
+        no bookmarks either before its version has grown, which this question makes it notice."""
+        try:
+            with self._access.session(self._timing.connect_s) as session:
+                session.request(
+                    "GET",
+                    self._resource.path,
+                    {"limit": "1"},
+                    accept=self._resource.list_accept,
+                )
+        except AccessError as error:
+            return bool(error.status)
+        return True
 
     def _take(self, frame: bytes, listing: list[Object] | None) -> list[Object] | None:
         """Takes one event; the list as far as it has come, None when it is told."""
