@@ -3,6 +3,7 @@ the old configuration and the new one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from collections import defaultdict
@@ -60,9 +61,11 @@ def links(pid: int) -> dict[str, str]:
     """What the process has attached, by descriptor."""
     found = {}
     for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
-        text = entry.read_text()
-        if "link_id:" in text:
-            found[entry.name] = text
+        # Other descriptors come and go while they are listed; that of a link stays.
+        with contextlib.suppress(FileNotFoundError):
+            text = entry.read_text()
+            if "link_id:" in text:
+                found[entry.name] = text
     return found
 
 

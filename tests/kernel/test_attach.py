@@ -17,7 +17,8 @@ import pytest
 from retina_otel.errors import AttachError
 from retina_otel.kernel import probe, syscall
 from retina_otel.kernel.bpf import attach
-from retina_otel.kernel.net import clsact
+from retina_otel.kernel.net import clsact_filters
+from retina_otel.kernel.net.netlink import RouteSocket
 from tests.kernel.conftest import SelfTest, command
 
 HOOKS = ["clsact", *(["tcx"] if probe.probe().tcx.available else [])]
@@ -212,13 +213,15 @@ def test_what_even_the_reaper_left_is_removed_at_the_next_start(namespace):
 
 
 def test_a_filter_whose_name_only_looks_like_ours_stays(selftest, namespace):
-    with clsact.RouteSocket() as _:
+    with RouteSocket() as _:
         namespace.tc("qdisc add dev lo clsact")
     fd = selftest.programs["rt_count"]
 
     def put() -> None:
-        with clsact.RouteSocket() as route:
-            clsact._add(route, fd, (1, clsact._INGRESS), position="last", name="retina_otel:x")
+        with RouteSocket() as route:
+            clsact_filters.add(
+                route, fd, (1, clsact_filters.INGRESS), position="last", name="retina_otel:x"
+            )
 
     namespace.run(put)
     before = state(namespace)
