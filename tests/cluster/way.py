@@ -37,6 +37,8 @@ class Way:
         self._closed = False
         self.late_s = 0.0
         """Answers are held for a random part of this, again and again."""
+        self.latest_s = 0.0
+        """For how long any answer was held."""
         self.arrivals: list[float] = []
         """When connections were asked for, by time.monotonic."""
 
@@ -111,10 +113,12 @@ class Way:
         with contextlib.suppress(OSError):
             while far.recv(1, socket.MSG_PEEK):
                 # What comes meanwhile is less late, and goes with it.
+                since = time.monotonic()
                 self._over.wait(self._random.uniform(0, self.late_s))
                 with contextlib.suppress(BlockingIOError):
                     while chunk := far.recv(_CHUNK, socket.MSG_DONTWAIT):
                         near.sendall(chunk)
+                self.latest_s = max(self.latest_s, time.monotonic() - since)
         self._end(near, far)
 
     def _end(self, *sockets: socket.socket) -> None:
