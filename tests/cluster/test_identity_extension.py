@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from retina_otel.pipeline.identity.selection import Selection, View
 from retina_otel.pipeline.ledger import Ledger
 from retina_otel.testing.cluster import ControlPlane
 from retina_otel.testing.exporters import NoInterfaces
+from tests.charts.test_chart import one, render
 from tests.cluster.objects import status
 from tests.e2e.agent import wait_until
 
@@ -176,17 +178,22 @@ def objects(control_plane: ControlPlane) -> Iterator[Made]:
         "wait", "--for=condition=Established", "crd/rollouts.argoproj.io", timeout_s=30
     )
     control_plane.apply(namespace)
+    control_plane.apply('{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a"}}')
     made = Made(control_plane)
     rollout = made.make("argoproj.io/v1alpha1", "Rollout", "web")
     replica_set = made.replica_set("web-7d4", rollout)
     made.pod("web-7d4-a", "10.0.0.7", replica_set)
     made.pod("web-7d4-b", "10.0.1.7", replica_set, node="node-b")
+    never = {"restartPolicy": "Never", "containers": [{"name": "a", "image": "a"}]}
+    job = made.make("batch/v1", "Job", "tidy", spec={"template": {"spec": never}})
+    made.pod("tidy-a", "10.0.0.8", job)
     yield made
     control_plane.delete(json.dumps(ROLLOUTS))
     control_plane.kubectl(
-        "delete", "pod,replicaset", "--all", "-n", "who", "--force", "--wait=false"
+        "delete", "pod,replicaset,job", "--all", "-n", "who", "--force", "--wait=false"
     )
     control_plane.kubectl("delete", "namespace", "who", "--wait=false")
+    control_plane.kubectl("delete", "node", "node-a")
 
 
 def test_owners_are_read_up_to_a_custom_kind(control_plane: ControlPlane, objects: Made) -> None:
@@ -210,13 +217,97 @@ def test_owner_that_may_not_be_read_ends_the_chain_and_names_the_right(
         assert agent.owner("web-7d4-a") == ("rollout", "web"), "its name is known, not its owner"
 
 
+def chart_rights(view: str, without: tuple[str, str] = ("", "")) -> list[dict[str, Any]]:
+    """What the chart grants the agents in this view, less one verb on one resource."""
+    role = one(render(f"context={view}"), "ClusterRole", "obs-r-agent")
+    rules: list[dict[str, Any]] = [
+        {
+            **rule,
+            "resources": [resource],
+            "verbs": [verb for verb in rule["verbs"] if (verb, resource) != without],
+        }
+        for rule in role["rules"]
+        for resource in rule["resources"]
+    ]
+    return [rule for rule in rules if rule["verbs"]]
+
+
+NODE_RIGHTS = [("get", "namespaces"), ("get", "nodes"), ("watch", "nodes")]
+POD_RIGHTS = [
+    *NODE_RIGHTS,
+    *(("watch", what) for what in ("namespaces", "pods")),
+]
+OF_VIEW = {
+    "node": NODE_RIGHTS,
+    "local": [*POD_RIGHTS, ("get", "replicasets"), ("get", "jobs")],
+    "remote": [
+        *POD_RIGHTS,
+        *(("watch", what) for what in ("replicasets", "jobs", "services", "endpointslices")),
+    ],
+}
+"""What each view asks for. MetricsConfigurations are no kind of this API server: there are none,
+whatever the rights."""
+ALONE = "pods of this node are told by their addresses only: nobody looks at them"
+"""What this extension, which has no node around it, lacks anyway."""
+
+
+def missing(reason: str) -> set[str]:
+    return set(re.findall(r"`((?:get|list|watch) \w+)`", reason)) - {"get rollouts"}
+
+
+def not_heard_of(reason: str) -> int:
+    """Of how many kinds there was no list yet."""
+    found = re.search(r"not heard of yet: ([^;]+)", reason)
+    return len(found[1].split(", ")) if found else 0
+
+
+@pytest.mark.parametrize("view", list(OF_VIEW))
+def test_each_view_needs_no_other_right_than_the_chart_grants(
+    control_plane: ControlPlane, objects: Made, view: str
+) -> None:
+    custom = {"apiGroups": ["argoproj.io"], "resources": ["rollouts"], "verbs": ["get"]}
+    kubeconfig = control_plane.kubeconfig_for(f"chart-{view}", [*chart_rights(view), custom])
+    with running(kubeconfig, context=view, observe_annotated=True) as agent:
+        enough = "" if view == "node" else ALONE
+        wait_until(lambda: agent.reason() == enough, f"all that {view} needs")
+        wait_until(lambda: "k8s.cluster.uid" in agent.learned, "which cluster it is")
+
+
+@pytest.mark.parametrize(
+    ("view", "verb", "resource"),
+    [(view, *right) for view, needed in OF_VIEW.items() for right in needed],
+)
+def test_a_right_that_is_missing_is_named_and_the_rest_is_there(
+    control_plane: ControlPlane, objects: Made, view: str, verb: str, resource: str
+) -> None:
+    name = f"without-{view}-{verb}-{resource}"
+    kubeconfig = control_plane.kubeconfig_for(name, chart_rights(view, (verb, resource)))
+    unheard = 1 if verb == "watch" else 0
+    with running(kubeconfig, context=view, observe_annotated=True) as agent:
+        wait_until(
+            lambda: (
+                (missing(agent.reason()), not_heard_of(agent.reason()))
+                == ({f"{verb} {resource}"}, unheard)
+            ),
+            f"nothing but `{verb} {resource}` missing",
+        )
+        assert agent.selection.view is View(view)
+
+
+def test_a_node_that_is_not_there_is_told(control_plane: ControlPlane, objects: Made) -> None:
+    kubeconfig = control_plane.kubeconfig_for("chart-node", chart_rights("node"))
+    with running(kubeconfig, context="node", node_name="node-x") as agent:
+        told = "there is no node 'node-x': set `node_name` to this node's name"
+        wait_until(lambda: agent.reason() == told, told)
+
+
 def test_local_view_reads_only_the_pods_of_the_node_and_their_owners(
     control_plane: ControlPlane, objects: Made
 ) -> None:
     kubeconfig = control_plane.kubeconfig_for("reader", EVERYTHING)
     with running(kubeconfig, context="local") as agent:
         wait_until(lambda: agent.owner("web-7d4-a") == ("rollout", "web"), "the owner")
-        assert set(agent.endpoints()) == {"web-7d4-a"}
+        assert set(agent.endpoints()) == {"web-7d4-a", "tidy-a", "node-a"}
         assert agent.selection.view is View.LOCAL
         assert agent.table.settle_after_ns == 0
 

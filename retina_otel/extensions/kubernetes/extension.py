@@ -145,7 +145,7 @@ class Kubernetes:
         namespaces = self._context.namespaces
         unavailable = "nobody looks at them" if namespaces is None else namespaces.unavailable
         if namespaces is not None and not unavailable:
-            self._reasons.set("namespaces", "")
+            self._reasons.set("local ends", "")
             ends = self._ends.by_processes(
                 self._inventory.local_pods(),
                 namespaces.current().values(),
@@ -155,7 +155,7 @@ class Kubernetes:
             self._publish(self._inventory.bind(ends))
             return
         self._reasons.set(
-            "namespaces", f"pods of this node are told by their addresses only: {unavailable}"
+            "local ends", f"pods of this node are told by their addresses only: {unavailable}"
         )
         there = {
             one.ifindex: routable(self._context.interfaces.addresses_in(one.peer_netnsid))

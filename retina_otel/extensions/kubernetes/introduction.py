@@ -20,6 +20,7 @@ from retina_otel.kubernetes.objects import Node
 _FIRST_RETRY_S = 1.0
 _LAST_RETRY_S = 60.0
 _FORBIDDEN = 403
+_NOT_FOUND = 404
 
 
 class Introduction:
@@ -60,13 +61,13 @@ class Enquiry:
         access: Access,
         node: str,
         introduction: Introduction,
-        refused: Callable[[str], None],
+        lacking: Callable[[str], None],
     ) -> None:
-        """`refused` is told what is not known for want of which right; empty when all is."""
+        """`lacking` is told what is not known, and the remedy; empty when all is."""
         self._access = access
         self._node = node
         self._introduction = introduction
-        self._refused = refused
+        self._lacking = lacking
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="introduction", daemon=True)
 
@@ -89,7 +90,7 @@ class Enquiry:
             retry_s = min(retry_s * 2, _LAST_RETRY_S)
 
     def _ask(self) -> bool:
-        """False if a right is missing, which may be given later. Raises RetinaError while there is
+        """False if something is missing that may be given later. Raises RetinaError while there is
         no answer."""
         lacking = []
         uid = self._access.cluster_uid()
@@ -101,13 +102,17 @@ class Enquiry:
             try:
                 node = self._read_node()
             except AccessError as error:
-                if error.status != _FORBIDDEN:
+                if error.status not in (_FORBIDDEN, _NOT_FOUND):
                     raise
-                lacking.append("this node's uid and cloud are unknown: grant `get nodes`")
+                lacking.append(
+                    "this node's uid and cloud are unknown: grant `get nodes`"
+                    if error.status == _FORBIDDEN
+                    else f"there is no node {self._node!r}: set `node_name` to this node's name"
+                )
             else:
                 if not self._stop.is_set():
                     self._introduction.node(node)
-        self._refused("; ".join(lacking))
+        self._lacking("; ".join(lacking))
         return not lacking
 
     def _read_node(self) -> Node:

@@ -16,7 +16,8 @@ class Reasons:
         self._told = ""
 
     def set(self, about: str, reason: str, cost: str = "") -> None:
-        """`reason` empty: all is well with it again. `cost`: what may be unknown or out of date."""
+        """`reason` empty: all is well with it again. `about`: no two set the same; the kinds of
+        objects are their watches'. `cost`: what may be unknown or out of date."""
         with self._lock:
             if reason:
                 self._reasons[about] = cost, reason
