@@ -35,6 +35,7 @@ VALUES = {
                     "attributes": {
                         "retina.flow.*": [
                             "network.*",
+                            "retina.flow.inter_zone",
                             *(
                                 f"{end}.{name}"
                                 for end in ("source", "destination")
@@ -96,6 +97,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: back, namespace: shop}}
 spec:
+  type: NodePort
   selector: {{app: back}}
   ports: [{{name: http, port: 80, targetPort: 8080}}]
 ---
@@ -121,6 +123,8 @@ class Shop:
     backs: dict[str, Any]
     """By node."""
     service: str
+    """Its address."""
+    node_port: int
     places: dict[str, tuple[Node, str]]
     """By pod: its node, and the name of its network namespace there."""
 

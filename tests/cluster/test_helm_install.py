@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from retina_otel.model.attributes import EVENT_PACKETS
 from retina_otel.testing.cluster import Cluster
 from retina_otel.testing.cluster.binaries import binary
 from retina_otel.testing.cluster.network import WORLD
@@ -39,6 +42,7 @@ from tests.cluster.shop import (
     grown,
     hush,
     namespace_of,
+    scrape,
     still,
 )
 
@@ -90,7 +94,8 @@ def shop(installed: Cluster) -> Shop:
         for pod in (front, *backs)
     }
     by_node = {pod.spec.node_name: pod for pod in backs}
-    made = Shop(installed, front, by_node, service.spec.cluster_ip, places)
+    node_port = service.spec.ports[0].node_port
+    made = Shop(installed, front, by_node, service.spec.cluster_ip, node_port, places)
     hush(made)
     return made
 
@@ -161,6 +166,41 @@ def test_through_a_service_each_side_is_named_with_the_backend_and_counted_once(
         received = sum(v for k, v in found.items() if k[0] == "ingress" and k[3].startswith(name))
         sent = sum(v for k, v in found.items() if k[0] == "egress" and k[2].startswith(name))
         assert (received, sent) == (totals[pod.metadata.name][0], totals[pod.metadata.name][2])
+
+
+def test_at_a_nodes_port_it_is_the_service_that_is_asked(shop: Shop) -> None:
+    """This node's kube-proxy says which pod answers behind it; another's says so only there."""
+    still(shop)
+    before, base = flows(shop, PACKETS)["node-1"], counters(shop)
+    addresses = [node.addresses.own[0] for node in shop.cluster.nodes]
+    for address in addresses:
+        shop.exec(shop.front.metadata.name, "; ".join([get(address, shop.node_port)] * 30))
+    (received, _, sent, _) = grown(still(shop), base)[shop.front.metadata.name]
+    found = flows(shop, PACKETS)["node-1"] - before
+
+    front = described(shop.front)
+    asked = {described(pod, "back") for pod in shop.backs.values()} | {"service shop/back"}
+    leaving = {key[3]: n for key, n in found.items() if key[:3] == ("egress", "tcp", front)}
+    entering = {
+        key[2]: n for key, n in found.items() if key[:2] == ("ingress", "tcp") and key[3] == front
+    }
+    assert leaving.keys() == entering.keys() == asked
+    assert (sum(entering.values()), sum(leaving.values())) == (received, sent)
+
+
+def test_flows_between_zones_are_told_apart(shop: Shop) -> None:
+    """The nodes are in different zones."""
+    shop.exec(shop.front.metadata.name, "; ".join([get(shop.service, 80)] * 30))
+    still(shop)
+    said = {
+        (sample.labels["retina_flow_inter_zone"], len(nodes))
+        for node in shop.cluster.nodes
+        for sample in scrape(node)
+        if sample.name == PACKETS
+        and all(f"{end}_k8s_pod_name" in sample.labels for end in ("source", "destination"))
+        and (nodes := {sample.labels[f"{end}_k8s_node_name"] for end in ("source", "destination")})
+    }
+    assert said == {("false", 1), ("true", 2)}
 
 
 def test_to_dns_and_to_the_world_by_name_and_by_number(shop: Shop) -> None:
@@ -259,31 +299,33 @@ def test_a_long_answer_is_counted_to_the_byte_with_its_repeated_headers(shop: Sh
     assert agents[back][2] > truth[back][2]
 
 
-def test_observe_asks_every_agent_of_the_cluster(shop: Shop) -> None:
-    shop.exec(shop.front.metadata.name, get(shop.service, 80))
+def test_observe_tells_the_packets_that_every_agent_of_the_cluster_saw(shop: Shop) -> None:
     still(shop)
+    before, since = flows(shop, PACKETS), datetime.now(UTC)
+    shop.exec(shop.front.metadata.name, "; ".join([get(shop.service, 80)] * 30))
+    still(shop)
+    after = flows(shop, PACKETS)
     done = subprocess.run(
         [
-            ROOT / ".venv/bin/retina-otel",
-            "observe",
-            "--kubeconfig",
-            str(shop.cluster.kubeconfig),
-            "--agents",
-            NAMESPACE,
-            "--from-pod",
-            "shop/front",
-            "--to-port",
-            "8080",
-            "-o",
-            "json",
+            *(ROOT / ".venv/bin/retina-otel", "observe"),
+            *("--kubeconfig", shop.cluster.kubeconfig, "--agents", NAMESPACE),
+            *("--from-pod", "shop/front", "--to-port", "8080", "--verdict", "forwarded"),
+            *("--since", since.isoformat(), "-o", "json"),
         ],
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    events = [json.loads(line) for line in done.stdout.splitlines()]
     # The pods that answer see their own port; each is on a node of its own.
-    assert {event["node"] for event in events} == {"node-1", "node-2"}
-    assert {event["attributes"]["destination.k8s.pod.name"] for event in events} == {
-        pod.metadata.name for pod in shop.backs.values()
+    told: Counter[tuple[str, str]] = Counter()
+    for event in map(json.loads, done.stdout.splitlines()):
+        said = event["attributes"]
+        assert (event["event"], said["network.interface.direction"]) == ("retina.flow", "ingress")
+        told[event["node"], said["destination.k8s.pod.name"]] += said[EVENT_PACKETS.name]
+    front = described(shop.front)
+    assert told == {
+        (node, pod.metadata.name): (after[node] - before[node])[
+            "ingress", "tcp", front, described(pod)
+        ]
+        for node, pod in shop.backs.items()
     }
