@@ -4,6 +4,7 @@ neither the statistics of the SDK nor its remote configuration."""
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -35,9 +36,16 @@ CALLERS = {"ConfigurationWorker", "OtelPeriodicExportingMetricReader"}
 
 def begun(how: str) -> set[str]:
     """Names of the threads that both exporters start when they are made, in a process of its own:
-    what they start is started once in a process, and would go on."""
+    what they start is started once in a process, and would go on. Its environment is nobody's
+    who has made one before."""
+    theirs = {k: v for k, v in os.environ.items() if not k.startswith("APPLICATIONINSIGHTS_")}
     done = subprocess.run(
-        [sys.executable, "-c", MAKE, how], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", MAKE, how],
+        env=theirs,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     return set(json.loads(done.stdout))
 
