@@ -76,6 +76,11 @@ class World:
         self.kubelet.runs(name, self.elsewhere.addresses, time.time())
         self.agent.wait_until_whose(self.address, name)
 
+    def end_far(self) -> None:
+        """Nothing of it stays."""
+        if self._far is not None:
+            self.elsewhere.unplug()
+
     def say(self, web: str, far: str, while_: object = None) -> None:
         """Talks for a while, under a port of its own; both are to have these names."""
         phase = len(self.expected)
@@ -147,6 +152,7 @@ def world(control_plane: ControlPlane, tmp_path: Path) -> Iterator[World]:
             made.agent.wait_until_settled()
         finally:
             points = made.agent.stop()
+            made.end_far()
         made.judge(points)
 
 
