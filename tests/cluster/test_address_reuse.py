@@ -36,9 +36,8 @@ from tests.netns.cgroups_in_lab import hierarchy
 
 TURNS = 200
 LATE_S = 5.0
-SETTLE_S = 12
-"""As late as the watch may be, and what kubelet, API server and a busy machine may add: an answer
-that is held may be cut by that, and its rest is held once more."""
+SETTLE_S = 8
+"""As late as the watch may be, and what kubelet, API server and a busy machine may add."""
 BASES = {"here": 4000, "far": 4100}
 """The peer's ports."""
 
