@@ -31,7 +31,10 @@ def test_what_was_not_sent_is_there_for_the_next_process(tmp_path: Path) -> None
             request = spool.oldest()
             assert request is not None
             spool.advance(request)
-        assert spool.oldest() is not None
+        # Looked at, and not taken.
+        request = spool.oldest()
+        assert request is not None
+        assert [request.request.data] == bodies(1, 4)
     with opened(tmp_path) as spool:
         assert (spool.resumed, spool.n_items) == (18, 18)
         spool.put((b"new", 1))
