@@ -38,6 +38,11 @@ SHORTEST_DEADLINE_S = 1.0
 """What receivers have for a collection, or the interval if that is longer."""
 FIRST_TICKS_S = (0.25, 1.0)
 """After the start, so that the first export does not wait for a whole interval."""
+OVERSLEPT_S = 0.5
+"""A tick that comes later than that was kept from coming: the agent was stopped, or the node busy
+with others."""
+HEARING_S = 1.0
+"""How long it waits then, until those who watch have heard what they have missed."""
 
 _MONITOR = "interfaces of the node"
 
@@ -274,14 +279,21 @@ class Agent:
             while not self._stop.is_set():
                 waking.watch(self._descriptors())
                 next_ns = min([due_ns, *early_ns])
-                wait_s = max(0.0, (next_ns - self._clock.monotonic_ns()) / 1e9)
-                for owner, fd in waking.wait(wait_s):
+                asleep_ns = self._clock.monotonic_ns()
+                wait_s = max(0.0, (next_ns - asleep_ns) / 1e9)
+                ready = waking.wait(wait_s)
+                late_ns = self._clock.monotonic_ns() - max(next_ns, asleep_ns)
+                for owner, fd in ready:
                     self._ready(owner, fd)
                 if self._next is not None or self._learned_more:
                     self._reload()
                 now_ns = self._clock.monotonic_ns()
                 if now_ns < next_ns:
                     continue
+                if late_ns > int(OVERSLEPT_S * 1e9):
+                    # So nobody else could run: what has come meanwhile of who is who is still to
+                    # be read, and the tick judges by time alone whether there was anything.
+                    self._stop.wait(HEARING_S)
                 self._tick()
                 early_ns = [moment for moment in early_ns if moment > now_ns]
                 step_ns = int(self._configuration.service.interval * 1e9)

@@ -266,7 +266,7 @@ class Kubelet:
     def __init__(self, control_plane: ControlPlane) -> None:
         self._access = Access.from_settings(control_plane.kubeconfig)
         self._path = f"/api/v1/namespaces/{NAMESPACE}/pods"
-        self._todo: queue.Queue[tuple[str, str, Json] | None] = queue.Queue()
+        self._todo: queue.Queue[tuple[float, str, str, Json] | None] = queue.Queue()
         self._failed: BaseException | None = None
         self.slowest_s = 0.0
         """From being said here to being in the API."""
@@ -296,19 +296,22 @@ class Kubelet:
         """It has its addresses since this time."""
         state = {"running": {"startedAt": _stamp(since)}}
         status = _status("Running", addresses, since, state)
-        self._todo.put(("PATCH", f"{name}/status", status))
+        self._tell("PATCH", f"{name}/status", status)
 
     def has_ended(self, name: str, addresses: Sequence[str], since: float, until: float) -> None:
         times = {"startedAt": _stamp(since), "finishedAt": _stamp(until)}
         state = {"terminated": {"exitCode": 0, **times}}
-        self._todo.put(("PATCH", f"{name}/status", _status("Succeeded", addresses, since, state)))
+        self._tell("PATCH", f"{name}/status", _status("Succeeded", addresses, since, state))
 
     def is_gone(self, name: str) -> None:
-        self._todo.put(("DELETE", name, {"gracePeriodSeconds": 0}))
+        self._tell("DELETE", name, {"gracePeriodSeconds": 0})
 
     def wait(self) -> None:
         """Until all of it is told."""
         self._todo.join()
+
+    def _tell(self, method: str, path: str, body: Json) -> None:
+        self._todo.put((time.monotonic(), method, path, body))
 
     def _request(self, method: str, path: str, body: Json) -> None:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
@@ -318,10 +321,9 @@ class Kubelet:
     def _run(self) -> None:
         try:
             while item := self._todo.get():
-                method, path, body = item
-                begun = time.monotonic()
+                said, method, path, body = item
                 self._request(method, path, body)
-                self.slowest_s = max(self.slowest_s, time.monotonic() - begun)
+                self.slowest_s = max(self.slowest_s, time.monotonic() - said)
                 self._todo.task_done()
         except BaseException as error:
             self._failed = error

@@ -3,6 +3,7 @@ nothing is ever credited to a pod that did not have it."""
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -85,15 +86,18 @@ def judge(found: Credited, talk: Talk, prefix: str) -> Counter[str]:
     another, or is not all there. How many packets are known, and not."""
     totals: Counter[tuple[str, int]] = Counter()
     shares: Counter[str] = Counter()
+    wrong = []
     for (at_peer, direction, port, name), count in found.items():
         if not at_peer:
             continue
         totals[direction, port] += count
         shares["known" if name else "unknown"] += count
         if port != STEADY:
-            assert name in ("", *owners(port, prefix)), f"{count} packets to {port} went to {name}"
-        elif name:
-            assert count <= talk.truth.owned[int(name.rpartition("-")[2])], name
+            if name not in ("", *owners(port, prefix)):
+                wrong.append(f"{count} packets ({direction}) with port {port} went to {name}")
+        elif name and count > talk.truth.owned[int(name.rpartition("-")[2])]:
+            wrong.append(f"{count} packets ({direction}), more than there were, went to {name}")
+    assert not wrong
     least, most = sent(talk)
     assert least <= totals <= most
     return shares
@@ -187,6 +191,50 @@ def test_two_hundred_pods_in_turn_have_only_what_was_theirs(
     assert own <= here.passed
     assert set(books(points, "difference").values()) == {0}
     assert ambiguous["pipeline/metrics"] > 0
+
+
+@pytest.mark.timeout(120)
+def test_an_agent_that_was_kept_from_running_hears_first(
+    api: ControlPlane, lab: Lab, tmp_path: Path
+) -> None:
+    """News waits where the agent would read it: time alone does not tell that none came."""
+    far, peer = Elsewhere(lab), lab.pod("peer")
+    kubeconfig = api.kubeconfig_for("agent", RIGHTS)
+    talk = Talk(peer, far.addresses, BASES["far"])
+    with Way(lab.node, api) as way, Kubelet(api) as kubelet:
+        taken = way.kubeconfig(kubeconfig, tmp_path / "kubeconfig")
+        watching = LabAgent(lab.node, tmp_path, taken, settle_s=2)
+        watching.start()
+        process = watching.agent.process
+        try:
+            with talk:
+                for number in range(4):
+                    name = f"far-{number}"
+                    pod = far.plug(number, kubelet.make(name, far.node))
+                    kubelet.runs(name, far.addresses, time.time())
+                    if number:
+                        kubelet.is_gone(f"far-{number - 1}")
+                    with answering(pod, far.addresses, number):
+                        talk.set_owner(number)
+                        time.sleep(1)
+                        talk.set_owner(None)
+                        # All of it is settled when the agent goes on, and none of it is heard.
+                        time.sleep(3)
+                        process.send_signal(signal.SIGCONT)
+                        watching.wait_until_whose(far.addresses[0], name)
+                        talk.set_owner(number)
+                        time.sleep(2)
+                        talk.set_owner(None)
+                    process.send_signal(signal.SIGSTOP)
+                    far.unplug()
+            process.send_signal(signal.SIGCONT)
+            watching.wait_until_settled()
+        finally:
+            process.send_signal(signal.SIGCONT)
+            points = watching.stop()
+    shares = judge(credited(points, far.addresses, (peer.ipv4, peer.ipv6)), talk, "far")
+    assert shares["known"] > 0
+    assert set(books(points, "difference").values()) == {0}
 
 
 POD = """
