@@ -3,6 +3,7 @@ have counted, and what the agents have."""
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -111,6 +112,13 @@ spec:
   containers:
     - {{name: a, image: "localhost/busybox:1", imagePullPolicy: Never, command: [sleep, infinity]}}
 """
+UNICAST_ONLY = """table netdev unicast-{wire} {{
+    chain out {{
+        type filter hook egress device "{wire}" priority 0
+        ether daddr & 01:00:00:00:00:00 != 00:00:00:00:00:00 drop
+    }}
+}}"""
+"""nftables rules for what a node sends to a pod by its wire."""
 ETHERNET, IPV4, TCP = 14, 20, 32  # with the timestamps that Linux puts into every segment
 
 
@@ -134,35 +142,49 @@ class Shop:
 
 def namespace_of(node: Node, pod: Any) -> str:
     """The name of a pod's network namespace on its node."""
-    listed = node.run(["ip", "netns", "list"]).stdout.split()
-    for name in (word for word in listed if word.startswith("cni-")):
+    for name in _namespaces(node):
         addresses = node.run(["ip", "-n", name, "-o", "addr"]).stdout
         if f" {pod.status.pod_ip}/" in addresses:
             return name
     raise AssertionError(f"no namespace has {pod.status.pod_ip}")
 
 
+def _namespaces(node: Node) -> list[str]:
+    """Names of the network namespaces of the pods on a node."""
+    listed = node.run(["ip", "netns", "list"]).stdout.split()
+    return [word for word in listed if word.startswith("cni-")]
+
+
 def hush(shop: Shop) -> None:
-    """Pods say nothing by themselves from now on: no ARP, no IPv6. What is left, we send."""
+    """From now on the shop's pods say nothing by themselves (no ARP, no IPv6), nor does their
+    bridge, which lets each hear what is meant for all or many. What is left, we send."""
     for node in shop.cluster.nodes:
-        pods = [p for p in (shop.front, *shop.backs.values()) if p.spec.node_name == node.name]
         bridge = node.run(["ip", "-br", "link", "show", "cni0"]).stdout.split()[2]
         gateway = node.addresses.pod_address(1)[0]
-        macs = {}
-        for pod in pods:
-            name = shop.places[pod.metadata.name][1]
-            node.run(
-                ["ip", "netns", "exec", name, "sysctl", "-qw", "net.ipv6.conf.eth0.disable_ipv6=1"]
-            )
-            mac = node.run(["ip", "-n", name, "-br", "link", "show", "eth0"]).stdout.split()[2]
-            macs[name] = (pod.status.pod_ip, mac)
-            node.run(["ip", "neigh", "replace", pod.status.pod_ip, "lladdr", mac, "dev", "cni0"])
-        for name in macs:
-            others = [pair for other, pair in macs.items() if other != name]
-            for address, mac in [(gateway, bridge), *others]:
-                node.run(
-                    ["ip", "-n", name, "neigh", "replace", address, "lladdr", mac, "dev", "eth0"]
-                )
+        known = {name: _ends(node, name) for name in _namespaces(node)}
+        for name, (wire, mac, address) in known.items():
+            node.run(["ip", "neigh", "replace", address, "lladdr", mac, "dev", "cni0"])
+            others = [end[1:] for other, end in known.items() if other != name]
+            for mac_there, there in [(bridge, gateway), *others]:
+                entry = [there, "lladdr", mac_there, "dev", "eth0"]
+                node.run(["ip", "-n", name, "neigh", "replace", *entry])
+            if (node, name) in shop.places.values():
+                off = "net.ipv6.conf.eth0.disable_ipv6=1"
+                node.run(["ip", "netns", "exec", name, "sysctl", "-qw", off])
+                node.run(["nft", UNICAST_ONLY.format(wire=wire)])
+
+
+def _ends(node: Node, namespace: str) -> tuple[str, str, str]:
+    """Of the wire of a pod's network namespace: its name on the node, and the pod's hardware and
+    IPv4 address."""
+    (inside,) = json.loads(node.run(["ip", "-n", namespace, "-j", "addr", "show", "eth0"]).stdout)
+    (address,) = (one["local"] for one in inside["addr_info"] if one["family"] == "inet")
+    (wire,) = (
+        link["ifname"]
+        for link in json.loads(node.run(["ip", "-j", "link"]).stdout)
+        if link["ifindex"] == inside["link_index"]
+    )
+    return wire, inside["address"], address
 
 
 def scrape(node: Node) -> list[Sample]:
