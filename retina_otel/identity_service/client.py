@@ -101,17 +101,18 @@ class IdentityStream:
         self._position = _Position()
         self._state: WatchState | None = None
         self._failures = 0
-        self._away_since: float | None = time.monotonic()
+        self._phase_s = random.uniform(0.0, settings.phase_s)
+        self._away_since: float | None = time.monotonic() + self._phase_s
         self._stop = threading.Event()
         self._call: grpc.Call | None = None
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="identity-stream", daemon=True)
 
     @property
-    def away_s(self) -> float:
-        """For how long the service has not served us; 0 while it does. Any thread."""
+    def away_s(self) -> float | None:
+        """For how long it has been asked and has not served us; None while it does. Any thread."""
         since = self._away_since
-        return 0.0 if since is None else time.monotonic() - since
+        return None if since is None else max(0.0, time.monotonic() - since)
 
     def start(self) -> None:
         self._thread.start()
@@ -127,7 +128,7 @@ class IdentityStream:
     # ---------------------------------------------------------------------------------- the loop
 
     def _run(self) -> None:
-        self._stop.wait(random.uniform(0.0, self._settings.phase_s))
+        self._stop.wait(self._phase_s)
         while not self._stop.is_set():
             try:
                 wait_s = self._once()
@@ -169,10 +170,10 @@ class IdentityStream:
         return random.uniform(0.0, 0.5)
 
     def _failed(self, reason: str) -> float:
-        self._say(WatchState(False, time.time_ns(), reason))
         self._failures += 1
         if self._away_since is None:
             self._away_since = time.monotonic()
+        self._say(WatchState(False, time.time_ns(), reason))
         settings = self._settings
         bound = settings.retry_first_s * (1 << min(self._failures, 16))
         return min(bound, settings.retry_most_s) * random.uniform(0.5, 1.0)

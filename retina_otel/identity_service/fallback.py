@@ -79,8 +79,8 @@ class FallBack:
         try:
             while not self._stop.is_set():
                 away_s = stream.away_s
-                if away_s == 0.0:
-                    patience_s = self._after_s * random.uniform(1.0, 2.0)
+                if away_s is None:
+                    away_s, patience_s = 0.0, self._after_s * random.uniform(1.0, 2.0)
                 elif away_s >= patience_s:
                     return
                 self._stop.wait(min(max(patience_s - away_s, 0.01), self._after_s / 4))

@@ -111,6 +111,23 @@ def test_a_client_that_was_away_gets_only_what_it_missed() -> None:
     )
 
 
+def test_a_service_is_away_only_once_it_was_asked() -> None:
+    told = Told()
+    with served(store_of([pod(1)])) as service:
+        waiting = IdentityStream(
+            settings(service.endpoint, phase_s=600.0), told.on_change, told.on_state
+        )
+        waiting.start()
+        stream = IdentityStream(settings(service.endpoint), told.on_change, told.on_state)
+        stream.start()
+        told.synced()
+        assert (waiting.away_s, stream.away_s) == (0.0, None)
+        waiting.stop()
+    told.wait(lambda: not told.states[-1].synced)
+    assert stream.away_s is not None
+    stream.stop()
+
+
 def test_a_client_that_missed_more_than_is_kept_starts_over() -> None:
     store = store_of([pod(number) for number in range(5)], log_objects=10)
     told = Told()
