@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from retina_otel.extensions.kubernetes.settings import KubernetesSettings
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.lab import Lab
 from retina_otel.testing.otlp_data import ReceivedPoint
@@ -37,8 +38,8 @@ from tests.netns.cgroups_in_lab import hierarchy
 
 TURNS = 200
 LATE_S = 5.0
-SETTLE_S = 8
-"""As late as the watch may be, and what kubelet, API server and a busy machine may add."""
+SETTLE_S = int(KubernetesSettings().settle)
+"""As users have it: what kubelet, API server and a busy machine may add to a late watch."""
 BASES = {"here": 4000, "far": 4100}
 """The peer's ports."""
 

@@ -81,7 +81,7 @@ class KubernetesSettings(Settings):
     """Keys of annotations of pods, to be had as `k8s.pod.annotation.<key>`."""
     cidrs: dict[str, Network] = Field(default_factory=dict)
     """Networks by name: what is in one, and is nothing better known, has the attribute `cidr`."""
-    settle: Duration = Field(default="5s", validate_default=True)
+    settle: Duration = Field(default="8s", validate_default=True)
     """How late it may become known who has an address. In `remote`, what was counted lately waits
     so long before it is credited to whoever had its address. At most 1m."""
     observe_annotated: bool = False
