@@ -52,7 +52,9 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def api(control_plane: ControlPlane) -> Iterator[ControlPlane]:
-    control_plane.kubectl("create", "namespace", NAMESPACE)
+    control_plane.apply(
+        f'{{"apiVersion": "v1", "kind": "Namespace", "metadata": {{"name": "{NAMESPACE}"}}}}'
+    )
     control_plane.apply('{"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-1"}}')
     yield control_plane
     control_plane.kubectl("delete", "node", "node-1")
