@@ -15,6 +15,7 @@ from retina_otel import __version__
 from retina_otel.agent.clock import SystemClock
 from retina_otel.agent.graph import Graph
 from retina_otel.agent.logs import ROOT
+from retina_otel.agent.pulse import Pulse
 from retina_otel.agent.receiving import describe
 from retina_otel.agent.resource import Resource, detect, disabled
 from retina_otel.agent.status import StatusBoard
@@ -38,11 +39,6 @@ SHORTEST_DEADLINE_S = 1.0
 """What receivers have for a collection, or the interval if that is longer."""
 FIRST_TICKS_S = (0.25, 1.0)
 """After the start, so that the first export does not wait for a whole interval."""
-OVERSLEPT_S = 0.5
-"""A tick that comes later than that was kept from coming: the agent was stopped, or the node busy
-with others."""
-HEARING_S = 1.0
-"""How long it waits then, until those who watch have heard what they have missed."""
 
 _MONITOR = "interfaces of the node"
 
@@ -182,7 +178,8 @@ class Agent:
         finally:
             self._up.set()
         try:
-            self._loop()
+            with Pulse(self._clock) as pulse:
+                self._loop(pulse)
             self._wind_up()
         except Exception as error:
             logger.debug("the agent ends", exc_info=error)
@@ -269,31 +266,34 @@ class Agent:
             resource=resource,
         )
 
-    def _loop(self) -> None:
-        """Sleeps until a tick is due, a receiver's descriptor is ready, or it is woken."""
+    def _loop(self, pulse: Pulse) -> None:
+        """Sleeps until a tick is due, a receiver's descriptor is ready, or it is woken. A tick
+        judges by time who had an address: after a gap in the pulse it is put off once."""
         with self._waking as waking:
             begun_ns = self._clock.monotonic_ns()
             interval_s = self._configuration.service.interval
             early_ns = [begun_ns + int(s * 1e9) for s in FIRST_TICKS_S if s < interval_s]
             due_ns = begun_ns + int(interval_s * 1e9)
+            put_off_ns = 0
             while not self._stop.is_set():
                 waking.watch(self._descriptors())
                 next_ns = min([due_ns, *early_ns])
-                asleep_ns = self._clock.monotonic_ns()
-                wait_s = max(0.0, (next_ns - asleep_ns) / 1e9)
-                ready = waking.wait(wait_s)
-                late_ns = self._clock.monotonic_ns() - max(next_ns, asleep_ns)
-                for owner, fd in ready:
+                wait_ns = (put_off_ns or next_ns) - self._clock.monotonic_ns()
+                for owner, fd in waking.wait(max(0.0, wait_ns / 1e9)):
                     self._ready(owner, fd)
-                if self._next is not None or self._learned_more:
+                changes = self._next is not None or self._learned_more
+                now_ns = self._clock.monotonic_ns()
+                if now_ns < put_off_ns or (now_ns < next_ns and not changes):
+                    continue
+                if not put_off_ns and (heard_ns := pulse.heard_ns()) > now_ns:
+                    put_off_ns = heard_ns
+                    continue
+                put_off_ns = 0
+                if changes:
                     self._reload()
                 now_ns = self._clock.monotonic_ns()
                 if now_ns < next_ns:
                     continue
-                if late_ns > int(OVERSLEPT_S * 1e9):
-                    # So nobody else could run: what has come meanwhile of who is who is still to
-                    # be read, and the tick judges by time alone whether there was anything.
-                    self._stop.wait(HEARING_S)
                 self._tick()
                 early_ns = [moment for moment in early_ns if moment > now_ns]
                 step_ns = int(self._configuration.service.interval * 1e9)

@@ -110,7 +110,8 @@ class IdentityStream:
 
     @property
     def away_s(self) -> float | None:
-        """For how long it has been asked and has not served us; None while it does. Any thread."""
+        """Since it was first asked, or last failed; 0.0 before it was asked; None from the first
+        heartbeat until a stream fails. Any thread."""
         since = self._away_since
         return None if since is None else max(0.0, time.monotonic() - since)
 

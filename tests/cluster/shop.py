@@ -156,8 +156,8 @@ def _namespaces(node: Node) -> list[str]:
 
 
 def hush(shop: Shop) -> None:
-    """From now on the shop's pods say nothing by themselves (no ARP, no IPv6), nor does their
-    bridge, which lets each hear what is meant for all or many. What is left, we send."""
+    """From now on the shop's pods send no ARP and no IPv6, and get no broadcast or multicast, as a
+    bridge passes on of all others. What is left, we send."""
     for node in shop.cluster.nodes:
         bridge = node.run(["ip", "-br", "link", "show", "cni0"]).stdout.split()[2]
         gateway = node.addresses.pod_address(1)[0]

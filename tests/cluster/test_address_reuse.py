@@ -16,6 +16,7 @@ import pytest
 from retina_otel.extensions.kubernetes.settings import KubernetesSettings
 from retina_otel.testing.cluster import Cluster, ControlPlane
 from retina_otel.testing.lab import Lab
+from retina_otel.testing.namespaces import Namespace
 from retina_otel.testing.otlp_data import ReceivedPoint
 from tests.cluster.lab_agent import LabAgent, books
 from tests.cluster.reuse import (
@@ -39,7 +40,9 @@ from tests.netns.cgroups_in_lab import hierarchy
 TURNS = 200
 LATE_S = 5.0
 SETTLE_S = int(KubernetesSettings().settle)
-"""As users have it: what kubelet, API server and a busy machine may add to a late watch."""
+"""As users have it: `LATE_S`, and 3 s for kubelet, API server and a busy machine."""
+STOPS = 8
+"""Without a wait, the agent was wrong after about one of three."""
 BASES = {"here": 4000, "far": 4100}
 """The peer's ports."""
 
@@ -84,9 +87,10 @@ def credited(
     return found
 
 
-def judge(found: Credited, talk: Talk, prefix: str) -> Counter[str]:
+def judge(found: Credited, talk: Talk, prefix: str, *, late_s: float = 0.0) -> Counter[str]:
     """Fails if what the peer's interface saw, where only address and time tell, is credited to
-    another, or is not all there. How many packets are known, and not."""
+    another, or is not all there. How many packets are known, and not. `late_s`: how late news was
+    at most, to be said with what is wrong."""
     totals: Counter[tuple[str, int]] = Counter()
     shares: Counter[str] = Counter()
     wrong = []
@@ -100,7 +104,7 @@ def judge(found: Credited, talk: Talk, prefix: str) -> Counter[str]:
                 wrong.append(f"{count} packets ({direction}) with port {port} went to {name}")
         elif name and count > talk.truth.owned[int(name.rpartition("-")[2])]:
             wrong.append(f"{count} packets ({direction}), more than there were, went to {name}")
-    assert not wrong
+    assert not wrong, f"{wrong}; news came up to {late_s:.2f} s late, and {SETTLE_S} s are waited"
     least, most = sent(talk)
     assert least <= totals <= most
     return shares
@@ -135,7 +139,9 @@ def at_their_own_interfaces(points: list[ReceivedPoint]) -> Counter[str]:
         if one.metric == "retina.flow.packets" and interface.startswith("veth-here"):
             egress = one.attributes["network.interface.direction"] == "egress"
             end = "source" if egress else "destination"
-            assert one.attributes[f"{end}.k8s.pod.name"] == interface.removeprefix("veth-")
+            pod = interface.removeprefix("veth-")
+            # Where it is not known in time who lives there, it stays so.
+            assert one.attributes.get(f"{end}.k8s.pod.name", pod) == pod
             found[interface.removeprefix("veth-")] += one.value
     return found
 
@@ -178,11 +184,10 @@ def test_two_hundred_pods_in_turn_have_only_what_was_theirs(
             watching.wait_until_settled()
         finally:
             points = watching.stop()
-    assert way.latest_s + kubelet.slowest_s < SETTLE_S, "news came later than this test is about"
     for name, place in places.items():
         peer = lab.pod("peer")
         found = credited(points, place.addresses, (peer.ipv4, peer.ipv6))
-        shares = judge(found, talks[name], name)
+        shares = judge(found, talks[name], name, late_s=way.latest_s + kubelet.slowest_s)
         print(name, shares)
         assert shares["known"] > 0
     own = at_their_own_interfaces(points)
@@ -204,6 +209,13 @@ def test_an_agent_that_was_kept_from_running_hears_first(
     far, peer = Elsewhere(lab), lab.pod("peer")
     kubeconfig = api.kubeconfig_for("agent", RIGHTS)
     talk = Talk(peer, far.addresses, BASES["far"])
+
+    def say(pod: Namespace, phase: int) -> None:
+        with answering(pod, far.addresses, phase):
+            talk.set_owner(phase)
+            time.sleep(0.5)
+            talk.set_owner(None)
+
     with Way(lab.node, api) as way, Kubelet(api) as kubelet:
         taken = way.kubeconfig(kubeconfig, tmp_path / "kubeconfig")
         watching = LabAgent(lab.node, tmp_path, taken, settle_s=2)
@@ -211,32 +223,34 @@ def test_an_agent_that_was_kept_from_running_hears_first(
         process = watching.agent.process
         try:
             with talk:
-                for number in range(4):
+                for number in range(STOPS):
                     name = f"far-{number}"
                     pod = far.plug(number, kubelet.make(name, far.node))
                     kubelet.runs(name, far.addresses, time.time())
                     if number:
                         kubelet.is_gone(f"far-{number - 1}")
-                    with answering(pod, far.addresses, number):
-                        talk.set_owner(number)
-                        time.sleep(1)
-                        talk.set_owner(None)
-                        # All of it is settled when the agent goes on, and none of it is heard.
-                        time.sleep(3)
-                        process.send_signal(signal.SIGCONT)
-                        watching.wait_until_whose(far.addresses[0], name)
-                        talk.set_owner(number)
-                        time.sleep(2)
-                        talk.set_owner(None)
+                    # Its start is told in whole seconds: the first may have been another's.
+                    time.sleep(1)
+                    say(pod, 2 * number)
+                    # All of that is settled when the agent goes on, and none of it is heard.
+                    time.sleep(2.3)
+                    process.send_signal(signal.SIGCONT)
+                    watching.wait_until_whose(far.addresses[0], name)
+                    say(pod, 2 * number + 1)
                     process.send_signal(signal.SIGSTOP)
                     far.unplug()
+                    time.sleep(1 - time.time() % 1)
             process.send_signal(signal.SIGCONT)
             watching.wait_until_settled()
         finally:
             process.send_signal(signal.SIGCONT)
             points = watching.stop()
-    shares = judge(credited(points, far.addresses, (peer.ipv4, peer.ipv6)), talk, "far")
-    assert shares["known"] > 0
+    found = credited(points, far.addresses, (peer.ipv4, peer.ipv6))
+    truth = talk.truth
+    for phase in range(2 * STOPS):
+        for way, count in (("egress", truth.owned[phase]), ("ingress", truth.answered[phase])):
+            said = {key[3]: n for key, n in found.items() if key[1:3] == (way, OWNED + phase)}
+            assert said == {f"far-{phase // 2}": count}, (way, phase)
     assert set(books(points, "difference").values()) == {0}
 
 

@@ -203,7 +203,7 @@ def test_owners_are_read_up_to_a_custom_kind(control_plane: ControlPlane, object
             wait_until(lambda pod=pod: agent.owner(pod) == ("rollout", "web"), f"owner of {pod}")
         assert "service:default/kubernetes" in {one.key for one in agent.endpoints().values()}
         assert agent.selection.view is View.REMOTE
-        assert agent.table.settle_after_ns == 5_000_000_000
+        assert agent.table.settle_after_ns == 8_000_000_000
 
 
 def test_owner_that_may_not_be_read_ends_the_chain_and_names_the_right(

@@ -10,8 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import pytest
 
+from retina_otel.identity_service import client
 from retina_otel.identity_service.client import IdentityStream
+from retina_otel.identity_service.fallback import FallBack, Source
 from retina_otel.identity_service.protocol import WATCH, Heartbeat, Hello, Keys, Subscription
 from retina_otel.kubernetes.objects import Kind, Meta, Namespace
 from tests.unit.identity_service.identity_parts import (
@@ -111,21 +114,39 @@ def test_a_client_that_was_away_gets_only_what_it_missed() -> None:
     )
 
 
-def test_a_service_is_away_only_once_it_was_asked() -> None:
+def test_a_service_that_serves_is_not_away_until_its_stream_fails() -> None:
     told = Told()
     with served(store_of([pod(1)])) as service:
-        waiting = IdentityStream(
-            settings(service.endpoint, phase_s=600.0), told.on_change, told.on_state
-        )
-        waiting.start()
         stream = IdentityStream(settings(service.endpoint), told.on_change, told.on_state)
         stream.start()
         told.synced()
-        assert (waiting.away_s, stream.away_s) == (0.0, None)
-        waiting.stop()
+        assert stream.away_s is None
     told.wait(lambda: not told.states[-1].synced)
     assert stream.away_s is not None
     stream.stop()
+
+
+def test_an_agent_does_not_leave_a_service_that_it_has_not_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client.random, "uniform", lambda least, most: most)
+    told = Told()
+
+    def in_its_place() -> Source:
+        raise AssertionError("the service was left")
+
+    with served(store_of([pod(1)])) as service:
+        source = FallBack(
+            settings(service.endpoint, phase_s=3.0),
+            told.on_change,
+            told.on_state,
+            in_its_place=in_its_place,
+            after_s=1.0,
+        )
+        source.start()
+        told.synced()
+        source.stop()
+    assert told.pods().keys() == {pod(1).meta.uid}
 
 
 def test_a_client_that_missed_more_than_is_kept_starts_over() -> None:
