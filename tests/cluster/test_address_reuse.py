@@ -42,7 +42,7 @@ LATE_S = 5.0
 SETTLE_S = int(KubernetesSettings().settle)
 """As users have it: `LATE_S`, and 3 s for kubelet, API server and a busy machine."""
 STOPS = 8
-"""Without a wait, the agent was wrong after about one of three."""
+"""It is a race: without a wait, the agent was wrong after some of them, not after each."""
 BASES = {"here": 4000, "far": 4100}
 """The peer's ports."""
 
